@@ -1,0 +1,1 @@
+"""What answers: scripted text, or a small real model on the CPU."""
