@@ -1,0 +1,1 @@
+"""Open byte pipes to the module: tcp, serial, and two ends in one loop for tests."""
