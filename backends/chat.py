@@ -1,0 +1,236 @@
+"""Chat on the llm unit: prompts, budget, sampling, stops, usage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+
+from backends.base import (
+    ChatEvent,
+    ChatRequest,
+    Done,
+    FinishReason,
+    Sampling,
+    Started,
+    TextDelta,
+    Timings,
+    Usage,
+    Waiting,
+)
+from backends.budget import Prompt, fit
+from backends.stops import StopCutter
+from backends.templates import template_for
+from backends.tokens import TOKENS_PER_FRAME, estimate, first_tokens
+from config import Config, ModelConfig
+from errors import BridgeError, DeviceTimeout, TaskGone
+from stackflow.encoding import Value, clean
+from stackflow.ledger import Signature
+from stackflow.pool import Pool
+from stackflow.session import Stream
+from stackflow.ticket import Ticket, Want
+from stackflow.units import CONTEXT_WINDOW, InstalledModel
+
+TRIES = 2  # a turn is repeated once, and only while nothing of its answer was seen
+
+
+class UnitChat:
+    """One installed language model, as a ChatBackend."""
+
+    def __init__(
+        self, pool: Pool, installed: InstalledModel, config: Config, module_label: Callable[[str], str]
+    ) -> None:
+        self._pool = pool
+        self._installed = installed
+        self._config = config
+        self._module_label = module_label
+        self._settings = config.model(installed.name)
+        self._template = template_for(installed.name)
+
+    @asynccontextmanager
+    async def complete(self, chat: ChatRequest) -> AsyncIterator[AsyncIterator[ChatEvent]]:
+        """Yield the events of one request; see ChatBackend."""
+        prompt = self._prompt(chat)
+        async with (
+            self._pool.request(self._want(chat)) as ticket,
+            aclosing(self._events(chat, prompt, ticket)) as events,
+        ):
+            yield events
+
+    def _prompt(self, chat: ChatRequest) -> Prompt:
+        installed, settings = self._installed, self._settings
+        window = min(installed.input_window, settings.context_window or installed.input_window)
+        prompt = fit(
+            self._template,
+            chat.messages,
+            window,
+            setup_prompt=settings.system_prompt,
+            trim=settings.context == "trim",
+            model=chat.model,
+        )
+        text = clean(prompt.text)
+        if not text or (installed.stateful and text == "reset"):
+            # Empty text is dropped unanswered (stackflow-observed, LLM unit); `reset` is a command of ctx
+            # models (5.1).
+            text += " "
+        return Prompt(text, prompt.tokens, prompt.dropped)
+
+    def _want(self, chat: ChatRequest) -> Want:
+        settings = self._settings
+        return Want(
+            signature=signature(self._installed, settings, chat.sampling),
+            client=chat.caller.name,
+            low_priority=chat.caller.low_priority,
+            sticky=self._config.sampling == "sticky",
+            pool_size=settings.pool_size,
+            memory_kib=settings.memory_kib,
+            keep_alive=chat.keep_alive,
+        )
+
+    async def _events(
+        self, chat: ChatRequest, prompt: Prompt, ticket: Ticket
+    ) -> AsyncGenerator[ChatEvent, None]:
+        for index in range(chat.n):
+            answer = _Answer(
+                prompt, index, chat.stop, chat.max_tokens or self._settings.max_tokens, self._context_window()
+            )
+            async with aclosing(self._answered(chat, prompt, ticket, answer)) as events:
+                async for event in events:
+                    yield event
+            if index + 1 < chat.n:
+                ticket.rest()
+
+    async def _answered(
+        self, chat: ChatRequest, prompt: Prompt, ticket: Ticket, answer: _Answer
+    ) -> AsyncGenerator[ChatEvent, None]:
+        """One choice, on one turn, or on a second one when the first came to nothing."""
+        for attempt in range(1, TRIES + 1):
+            async for place in ticket.turn():
+                yield Waiting(place.position, place.reason, chat.model)
+            fresh = ticket.session.fresh
+            try:
+                async for event in self._turn(prompt, ticket, answer):
+                    yield event
+                return
+            except BridgeError as err:
+                worth_it = isinstance(err, TaskGone) or (fresh and isinstance(err, DeviceTimeout))
+                if answer.begun or attempt == TRIES or not worth_it:
+                    raise
+                ticket.give_up(gone=isinstance(err, TaskGone))
+
+    async def _turn(self, prompt: Prompt, ticket: Ticket, answer: _Answer) -> AsyncGenerator[ChatEvent, None]:
+        session = ticket.session
+        if self._installed.stateful:
+            async with session.inference(
+                "reset"
+            ) as stream:  # whose conversation it was is not ours to go on with
+                await stream.drain(self._config.deadlines.first_frame)
+        began = time.monotonic()
+        async with session.inference(prompt.text) as stream:
+            async for text in answer.texts(stream):
+                if not answer.begun:
+                    answer.first_token = time.monotonic() - began
+                    answer.begun = True
+                    yield self._started(prompt, ticket, answer)
+                yield TextDelta(text, answer.index)
+            if not answer.begun:
+                yield self._started(prompt, ticket, answer)
+        yield Done(answer.finish_reason, answer.usage(), answer.index, answer.timings(ticket))
+
+    def _started(self, prompt: Prompt, ticket: Ticket, answer: _Answer) -> Started:
+        notes = {"context": f"dropped={prompt.dropped}"} if prompt.dropped else {}
+        if ticket.signature != ticket.want.signature:
+            notes["sampling"] = "sticky"
+        return Started(self._module_label(ticket.module), answer.timings(ticket), notes)
+
+    def _context_window(self) -> int:
+        return min(self._installed.context_window, self._settings.context_window or CONTEXT_WINDOW)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """One choice as it comes: counted, cut at stops and at the limit."""
+
+    prompt: Prompt
+    index: int
+    stops: tuple[str, ...]
+    limit: int
+    window: int
+    begun: bool = False
+    first_token: float = 0.0
+    tokens: int = 0
+    finish_reason: FinishReason = "stop"
+
+    async def texts(self, stream: Stream) -> AsyncIterator[str]:
+        """Yield what the client gets of `stream`; ends early at a stop sequence or at the limit."""
+        cutter = StopCutter(self.stops)
+        async for delta in stream:
+            if delta.finish and not delta.text:
+                break
+            text, count = delta.text, _frame_tokens(delta.text)
+            if self.tokens + count > self.limit:
+                count = self.limit - self.tokens
+                text = first_tokens(text, count)
+            self.tokens += count
+            if shown := cutter.feed(text):
+                yield shown
+            if cutter.stopped:
+                return
+            if self.tokens >= self.limit:
+                self.finish_reason = "length"
+                break
+        if shown := cutter.rest():
+            yield shown
+        if self.prompt.tokens + self.tokens >= self.window:
+            self.finish_reason = "length"
+
+    def usage(self) -> Usage:
+        """Return the counts so far."""
+        return Usage(self.prompt.tokens, self.tokens)
+
+    def timings(self, ticket: Ticket) -> Timings:
+        """Return where the time went."""
+        return Timings(ticket.queue_seconds, ticket.load_seconds, self.first_token)
+
+
+def _frame_tokens(text: str) -> int:
+    """A frame is three tokens, the last one of an answer may be fewer."""
+    return min(TOKENS_PER_FRAME, max(estimate(text), 1)) if text else 0
+
+
+def signature(installed: InstalledModel, settings: ModelConfig, sampling: Sampling) -> Signature:
+    """Return what a session for this request is set up with.
+
+    The setup prompt is neutral and the same for all, so that nobody's system prompt costs a reload.
+    """
+    values: dict[str, Value] = {
+        "response_format": "llm.utf-8.stream",
+        "input": "llm.utf-8",
+        "enoutput": True,
+        "max_token_len": CONTEXT_WINDOW,
+        "prompt": settings.system_prompt,
+        **_sampling_keys(settings, sampling),
+    }
+    return Signature(installed.unit, installed.name, tuple(sorted(values.items())))
+
+
+def _sampling_keys(settings: ModelConfig, asked: Sampling) -> dict[str, Value]:
+    """Each value takes effect only with its flag; all flags off is greedy (stackflow-protocol 5.1)."""
+    temperature = settings.temperature if asked.temperature is None else asked.temperature
+    top_p = settings.top_p if asked.top_p is None else asked.top_p
+    top_k = settings.top_k if asked.top_k is None else asked.top_k
+    penalty = settings.repetition_penalty if asked.repetition_penalty is None else asked.repetition_penalty
+    keys: dict[str, Value] = {}
+    if temperature == 0:
+        keys = {"enable_temperature": False, "enable_top_p_sampling": False, "enable_top_k_sampling": False}
+    else:
+        if temperature is not None:
+            keys |= {"enable_temperature": True, "temperature": round(float(temperature), 2)}
+        if top_p is not None and top_p < 1:  # 1 is no restriction, which is how the units start
+            keys |= {"enable_top_p_sampling": True, "top_p": round(float(top_p), 2)}
+        if top_k is not None:
+            keys |= {"enable_top_k_sampling": True, "top_k": top_k}
+    if penalty is not None:
+        keys |= {"enable_repetition_penalty": True, "repetition_penalty": round(float(penalty), 2)}
+    return keys

@@ -1,0 +1,1 @@
+"""Which models there are, what they can do, and which backend serves them."""
