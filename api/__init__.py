@@ -1,0 +1,1 @@
+"""The doors: each dialect a folder, none knows a unit."""

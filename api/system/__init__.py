@@ -1,0 +1,1 @@
+"""Doors for people and machines that look after the service."""
