@@ -24,7 +24,7 @@ from backends.stops import StopCutter
 from backends.templates import template_for
 from backends.tokens import TOKENS_PER_FRAME, estimate, first_tokens
 from config import Config, ModelConfig
-from errors import BridgeError, DeviceTimeout, TaskGone
+from errors import BridgeError, ConnectionLost, DeviceTimeout, TaskGone
 from stackflow.encoding import Value, clean
 from stackflow.ledger import Signature
 from stackflow.pool import Pool
@@ -32,6 +32,7 @@ from stackflow.session import Stream
 from stackflow.ticket import Ticket, Want
 from stackflow.units import CONTEXT_WINDOW, InstalledModel
 
+ANSWER_SHARE = 4  # one part in so many of a ctx model's context is kept for the answer
 TRIES = 2  # a turn is repeated once, and only while nothing of its answer was seen
 
 
@@ -61,6 +62,8 @@ class UnitChat:
     def _prompt(self, chat: ChatRequest) -> Prompt:
         installed, settings = self._installed, self._settings
         window = min(installed.input_window, settings.context_window or installed.input_window)
+        if installed.stateful:  # reads up to its whole context; the answer needs a part of it
+            window = min(window, installed.context_window - installed.context_window // ANSWER_SHARE)
         prompt = fit(
             self._template,
             chat.messages,
@@ -114,7 +117,10 @@ class UnitChat:
                     yield event
                 return
             except BridgeError as err:
-                worth_it = isinstance(err, TaskGone) or (fresh and isinstance(err, DeviceTimeout))
+                # The task is gone, its pipe had died unnoticed, or its first question was lost on the way.
+                worth_it = isinstance(err, (TaskGone, ConnectionLost)) or (
+                    fresh and isinstance(err, DeviceTimeout)
+                )
                 if answer.begun or attempt == TRIES or not worth_it:
                     raise
                 ticket.give_up(gone=isinstance(err, TaskGone))

@@ -53,8 +53,10 @@ class Com:
         finally:
             writer.cancel()
             self._reader.cancel()
-            await asyncio.gather(writer, self._reader, return_exceptions=True)
-            await self._pipe.aclose()
+            try:
+                await asyncio.gather(writer, self._reader, return_exceptions=True)
+            finally:  # also when this is cancelled a second time
+                await self._pipe.aclose()
 
     def close(self) -> None:
         """Hang up on the client."""

@@ -101,7 +101,7 @@ class Client:
     async def channel(self) -> Channel:
         """Return a channel for one session. Raises DeviceUnavailable."""
         if not self.connected:
-            raise self.down_because or ConnectionLost(f"module {self.name} is not connected")
+            raise self._absent()
         return await self.link.channel()
 
     async def sys(self, action: str, patience: float | None = None) -> Any:
@@ -323,6 +323,9 @@ class Client:
             return False
         return isinstance(data, dict) and str(data.get("response_format", "")).endswith(f".{self.mark}")
 
+    def _absent(self) -> ConnectionLost:
+        return ConnectionLost(f"module {self.name} is not connected: {self.down_because or 'starting'}")
+
     async def _rpc(self, work_id: str, action: str, patience: float) -> Reply:
         try:
             return await self._ask(work_id, action, patience)
@@ -331,7 +334,7 @@ class Client:
 
     async def _ask(self, work_id: str, action: str, patience: float) -> Reply:
         if self._control is None:
-            raise self.down_because or ConnectionLost(f"module {self.name} is not connected")
+            raise self._absent()
         reply = await self._control.connection.ask(Request(self.ids(), work_id, action), patience)
         if error := failure(work_id.partition(".")[0], reply):
             raise error

@@ -28,6 +28,7 @@ from state import State
 _LOGGER = logging.getLogger(__name__)
 
 LATE_SETUP = 330.0  # seconds; the tokenizer's port alone may take 300 (stackflow-protocol 5.1)
+UNIT_RESTARTS = 1.5  # seconds; -9 is asked once more after them (stackflow-protocol 11.1, 9)
 TIGHT = 1.15  # -5 says memory only where less than this times the model's cost remains
 
 Carry = Callable[[list[Decision]], None]
@@ -85,8 +86,11 @@ class Loader:
         finally:
             while not self._line.empty():
                 self._line.get_nowait().close()
-            for task in self._late:
+            late = list(self._late)
+            for task in late:
                 task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     def load(self, load: Load) -> None:
         """Line up a setup, after the exits of its victims."""
@@ -155,7 +159,15 @@ class Loader:
         setup: dict[str, Value] = {"model": signature.model, **dict(signature.settings)}
         setup["response_format"] = f"{setup['response_format']}.{self._client.mark}"
         await self._state.add_task(book, unit, "")  # until the reply names it; a crash now must not lose it
-        session = await open_session(self._client, unit, setup)
+        try:
+            session = await open_session(self._client, unit, setup)
+        except UnitError as err:
+            if err.code != -9:
+                raise
+            await asyncio.sleep(
+                UNIT_RESTARTS
+            )  # systemd brings a crashed unit back in about 1 s; nobody says when
+            session = await open_session(self._client, unit, setup)
         await self._state.add_task(book, unit, session.work_id)
         await self._state.remove_task(book, unit, "")
         return session

@@ -269,6 +269,8 @@ class Pool:
             _, late = await asyncio.wait(modules, timeout=SHUTDOWN_EXITS)
             for task in late:
                 task.cancel()
+            if late:
+                await asyncio.wait(late)
 
     async def _exit_module(self, client: Client) -> None:
         """Let a setup under way end first: only its reply names the task that has to be exited."""

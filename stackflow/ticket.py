@@ -138,7 +138,7 @@ class Ticket:
 
     def _settled(self) -> bool:
         if self._error is not None:
-            raise self._error
+            raise self._error.with_traceback(None)  # one refusal may be raised for many requests
         return self.session_id is not None
 
     def _lease(self) -> tuple[UnitSession, Session]:

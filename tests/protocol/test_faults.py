@@ -356,9 +356,6 @@ async def test_a_module_that_is_lost_leaves_the_work_to_the_other(house: House) 
     await settled(lambda: all(client.connected for client in bridge.pool.clients.values()))
 
 
-@pytest.mark.xfail(
-    reason="backends/chat.py does not repeat a turn whose session had lost its pipe", strict=True
-)
 async def test_a_session_whose_own_connection_died_is_replaced(house: House) -> None:
     sim = await house.module()
     bridge = await house.bridge(sim)
@@ -449,7 +446,6 @@ async def test_a_unit_that_is_back_is_asked_again_at_once(
     assert await ask(bridge) == "well"
 
 
-@pytest.mark.xfail(reason="loader: -9 is not tried again after 1-2 s, but refused for 30 s", strict=True)
 async def test_a_unit_that_is_just_restarting_is_waited_for(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
