@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Protocol, cast
 
 from aiohttp import web
@@ -81,11 +82,14 @@ class _Outlet:
         self._request = request
         self._progress = progress
         self._early = False  # headers went before the first delta
+        self._ticker: asyncio.Task[None] | None = None
         self.response = web.StreamResponse(headers=SSE_HEADERS)
 
     async def first(self, events: AsyncIterator[ChatEvent]) -> ChatEvent:
         """Return the first event with something to show, sending signs of life until it is there."""
-        ticker = asyncio.create_task(self._tick(self._request.app[CONFIG].sse_commit_after))
+        # Most first deltas come before the first sign of life is due, and then need no task for it.
+        after = self._request.app[CONFIG].sse_commit_after
+        timer = asyncio.get_running_loop().call_later(after, self._start_ticking)
         try:
             async for event in events:
                 if not isinstance(event, (Waiting, Started)):
@@ -93,12 +97,16 @@ class _Outlet:
                 self._progress.note(event)
             raise RuntimeError("the backend ended without an answer")
         finally:
-            ticker.cancel()
-            await asyncio.wait({ticker})
+            timer.cancel()
+            if self._ticker is not None:
+                self._ticker.cancel()
+                await asyncio.wait({self._ticker})
 
-    async def _tick(self, commit_after: float) -> None:
-        await asyncio.sleep(commit_after)
+    def _start_ticking(self) -> None:
         self._early = True
+        self._ticker = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
         try:
             while True:
                 await (await self._prepare()).write(self._progress.comment(), drain=False)
@@ -115,21 +123,15 @@ class _Outlet:
 
     async def drain(self) -> None:
         """Wait until the client has read on. Raises ConnectionError, having dropped one that does not."""
-        try:
-            async with timeout(WRITE_DEADLINE):
-                await self._request.writer.drain()
-        except asyncio.TimeoutError as err:
-            _LOGGER.info("%s: client did not read for %g s, dropped", self._request.remote, WRITE_DEADLINE)
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("the client reads too slowly") from err
+        async with self._patience():
+            await self._request.writer.drain()
 
     async def close(self, data: bytes) -> None:
         """Send `data` as the last of the answer, with what the headers could not say before it."""
         notes = self._progress.closing_comments() if self._early else b""
-        await (await self._prepare()).write(notes + data, drain=False)
-        await self.drain()
-        await self.response.write_eof()
+        await self._prepare()
+        async with self._patience():
+            await self.response.write_eof(notes + data)
 
     async def fail(self, err: Exception, chunks: Chunks) -> None:
         """End the answer with an error event; to a client that left, say nothing."""
@@ -143,6 +145,17 @@ class _Outlet:
             await self.close(chunks.failure(err, request_id))
         except ConnectionError:
             return
+
+    @asynccontextmanager
+    async def _patience(self) -> AsyncIterator[None]:
+        try:
+            async with timeout(WRITE_DEADLINE):
+                yield
+        except asyncio.TimeoutError as err:
+            _LOGGER.info("%s: client did not read for %g s, dropped", self._request.remote, WRITE_DEADLINE)
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError("the client reads too slowly") from err
 
     async def _prepare(self) -> StreamWriter:
         if not self.response.prepared:

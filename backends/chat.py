@@ -22,7 +22,7 @@ from backends.base import (
 from backends.budget import Prompt, fit
 from backends.stops import StopCutter
 from backends.templates import template_for
-from backends.tokens import TOKENS_PER_FRAME, estimate, first_tokens
+from backends.tokens import first_tokens, frame_tokens
 from config import Config, ModelConfig
 from errors import BridgeError, ConnectionLost, DeviceTimeout, TaskGone
 from stackflow.encoding import Value, clean
@@ -172,9 +172,10 @@ class _Answer:
         """Yield what the client gets of `stream`; ends early at a stop sequence or at the limit."""
         cutter = StopCutter(self.stops)
         async for delta in stream:
-            if delta.finish and not delta.text:
-                break
-            text, count = delta.text, _frame_tokens(delta.text)
+            text = delta.text
+            if not text:
+                continue  # the last frame, or one that holds back half a character (5.1)
+            count = frame_tokens(text)
             if self.tokens + count > self.limit:
                 count = self.limit - self.tokens
                 text = first_tokens(text, count)
@@ -198,11 +199,6 @@ class _Answer:
     def timings(self, ticket: Ticket) -> Timings:
         """Return where the time went."""
         return Timings(ticket.queue_seconds, ticket.load_seconds, self.first_token)
-
-
-def _frame_tokens(text: str) -> int:
-    """A frame is three tokens, the last one of an answer may be fewer."""
-    return min(TOKENS_PER_FRAME, max(estimate(text), 1)) if text else 0
 
 
 def signature(installed: InstalledModel, settings: ModelConfig, sampling: Sampling) -> Signature:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 
+LONG_FRAME = 8  # characters; what is longer is taken for a whole frame, since this runs once for each
 TOKENS_PER_FRAME = 3  # llm and vlm send every third token (stackflow-protocol 5.1)
 LONGEST_COUNTED = 16_384  # characters; more than any window holds, so the rest of a text is only extrapolated
 
@@ -65,6 +66,11 @@ def _word(word: str) -> int:
         return size  # capitals inside: seldom joined
     usual = size // 2 + 1 if size < 6 else (size + 1) // 2 if size <= _LONGEST_WORD else 2 * size // 3 + 1
     return min(size, usual + len(_RARE.findall(letters)) + len(_ODD.findall(letters)))
+
+
+def frame_tokens(text: str) -> int:
+    """Return how many tokens a frame is: three, or fewer for a short one, the last of an answer."""
+    return TOKENS_PER_FRAME if len(text) > LONG_FRAME else min(TOKENS_PER_FRAME, max(estimate(text), 1))
 
 
 def first_tokens(text: str, count: int) -> str:

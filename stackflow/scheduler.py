@@ -309,19 +309,22 @@ class Scheduler:
     def _settle(self, now: float) -> list[Decision]:
         """Decide until nothing changes: what leaves may make room for one who was looked at before."""
         self._drop_overdue(now)
-        before: object = None
-        while before != (before := self._undecided()):
+        before = self._undecided()
+        while True:
             # Fences are put up again in the order of their owners, so that none binds an older waiter.
             fences, self._fences = self._fences, {}
             for waiter in self._order(now):
                 self._serve(waiter, now, fences)
             self._expire(now)
+            if not self.ledger.waiters or before == (before := self._undecided()):
+                break
         decisions, self._decisions = self._decisions, []
         return decisions
 
-    def _undecided(self) -> tuple[int, dict[str, _Fence], list[int | None]]:
+    def _undecided(self) -> tuple[int, dict[str, _Fence], list[int]]:
         """What one look at all waiters may change for the next."""
-        return len(self._decisions), self._fences, [s.promised for s in self.ledger.sessions.values()]
+        promised = [s.promised for s in self.ledger.sessions.values() if s.promised is not None]
+        return len(self._decisions), self._fences, promised
 
     def _order(self, now: float) -> list[Waiter]:
         """Past the limit by age; then normal before low, clients in turn, within a client by age."""
@@ -401,7 +404,8 @@ class Scheduler:
             others = promise is not None and promise != waiter.id
             return s.holder != waiter.id, not s.idle, not exact, others, promise is None, -s.last_used
 
-        fitting = [s for s in self._fitting(waiter, modules) if free(s)]
+        fitting = [s for s in self.ledger.sessions.values() if free(s) and waiter.fits(s)]
+        fitting = [s for s in fitting if any(s.module == m.name for m in modules)]
         if not fitting:
             return False
         session = min(fitting, key=rank)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,9 +70,13 @@ class Server:
         self.log = log
 
     def get(self, path: str) -> Any:
-        """Return the JSON answer of a GET."""
-        with urllib.request.urlopen(self.url + path, timeout=STARTED) as answer:  # noqa: S310 - our own URL
-            return json.load(answer)
+        """Return the JSON answer of a GET, whatever its status."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=STARTED) as answer:  # noqa: S310 - our own URL
+                return json.load(answer)
+        except urllib.error.HTTPError as err:
+            with err:
+                return json.load(err)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit status."""
