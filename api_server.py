@@ -17,7 +17,7 @@ from aiohttp import web
 
 from api.app import create_app
 from bridge import open_bridge
-from config import VERSION, Config, load_config
+from config import VERSION, Config, load_config, parse_module_url
 from errors import ConfigError
 from launch import resolve
 from notify import notify, watchdog
@@ -26,6 +26,7 @@ _LOGGER = logging.getLogger("api_server")
 
 CONFIG_FILE = Path(__file__).with_name("config.yaml")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+TOKENIZER_PORTS = range(8080, 8100)  # on the module, llm's and vlm's (stackflow-protocol 5.1)
 CONNECTIONS_END = 5.0  # seconds that idle keep-alive connections may delay the end
 
 
@@ -138,11 +139,19 @@ async def listen(runner: web.AppRunner, config: Config) -> int | None:
         )
         return None
     for port in others:
+        if on_the_module(config) and port in TOKENIZER_PORTS:
+            _LOGGER.warning("not listening on port %d: it belongs to the module's tokenizers", port)
+            continue
         try:
             await web.TCPSite(runner, config.host, port).start()
         except OSError as err:
             _LOGGER.warning("not listening on %s:%d as well: %s", config.host, port, err.strerror)
     return first
+
+
+def on_the_module(config: Config) -> bool:
+    """Return whether a configured module is this very machine."""
+    return any(parse_module_url(module.url).target in LOOPBACK for module in config.module_list())
 
 
 def shown(host: str) -> str:

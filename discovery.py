@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 
-MODULE_HOST = "m5stack-LLM.local"  # what avahi on the module announces as it is delivered
-MODULE_PORT = 10001
 SERVICE_TYPES = ("_openai._tcp.local.", "_http._tcp.local.")
 
 INTERFACES_EVERY = 10.0  # seconds; a cable plugged in or a new lease is announced after at most this long
@@ -51,8 +49,10 @@ async def advertise(
         yield
 
 
-async def find_module(timeout: float = 1.0, *, interfaces: Sequence[str] | None = None) -> str | None:
-    """Return ``tcp://ADDRESS:10001`` of the module on the LAN, or None after `timeout` seconds.
+async def find_host(
+    host: str, timeout: float = 1.0, *, interfaces: Sequence[str] | None = None
+) -> str | None:
+    """Return the IPv4 address of `host`, a name ending in .local, or None after `timeout` seconds.
 
     Never raises; None at once on a host without a network.
     """
@@ -61,13 +61,13 @@ async def find_module(timeout: float = 1.0, *, interfaces: Sequence[str] | None 
         return None
     try:
         async with _open(addresses) as mdns:
-            found = await _resolve(mdns.zeroconf, MODULE_HOST, timeout)
+            found = await _resolve(mdns.zeroconf, host, timeout)
     except Exception as err:  # noqa: BLE001 - whatever keeps mDNS from working, the answer is None
-        _LOGGER.debug("mDNS cannot look for %s: %s", MODULE_HOST, err)
+        _LOGGER.debug("mDNS cannot look for %s: %s", host, err)
         return None
     # A link-local address next to a routable one is the one that more often leads nowhere.
     found.sort(key=lambda address: ipaddress.ip_address(address).is_link_local)
-    return f"tcp://{found[0]}:{MODULE_PORT}" if found else None
+    return found[0] if found else None
 
 
 @asynccontextmanager

@@ -25,7 +25,8 @@ from stackflow.transports.tcp import connect_tcp
 
 _LOGGER = logging.getLogger(__name__)
 
-LOCAL = ModuleUrl("tcp", "127.0.0.1", 10001)  # the bridge runs on the module itself
+LOCAL = "tcp://127.0.0.1:10001"  # the bridge runs on the module itself
+NEARBY = "tcp://m5stack-LLM.local:10001"  # what a module announces as it is delivered
 PROBE = 1.0  # seconds a program on port 10001 has to answer a ping
 SIMULATOR_READY = 20.0  # seconds
 SIMULATOR_STOP = 5.0  # seconds between asking and killing
@@ -35,13 +36,13 @@ async def resolve(url: str, config: Config) -> str:
     """Return the address that `url` stands for: itself, or for ``auto`` the first that is there."""
     if url != "auto":
         return url
-    if await _answers(LOCAL):
-        return f"tcp://{LOCAL.target}:{LOCAL.number}"
+    if await _answers(parse_module_url(LOCAL)):
+        return LOCAL
     if config.mdns.find:
         import discovery  # zeroconf is heavy; only where it is used
 
-        if found := await discovery.find_module(config.mdns.find_timeout):
-            return found
+        if await discovery.find_host(parse_module_url(NEARBY).target, config.mdns.find_timeout):
+            return NEARBY
     return "simulator"
 
 
@@ -67,6 +68,7 @@ class Source:
         self.simulated = False
         self._config = config
         self._url = module.url
+        self._found: str | None = None  # the address of a .local name
         self._simulator: Simulator | None = None
         self._starting = asyncio.Lock()
         parsed = parse_module_url(module.url)
@@ -86,7 +88,22 @@ class Source:
             where = await self._simulated()
         if where.scheme == "serial":
             return await open_serial(where.target, where.number, deadline)
-        return await connect_tcp(where.target, where.number, deadline)
+        host = await self._looked_up(where.target)
+        try:
+            return await connect_tcp(host, where.number, deadline)
+        except ConnectFailed:
+            self._found = None  # it may have another address now
+            raise
+
+    async def _looked_up(self, host: str) -> str:
+        """Return the address of a name ending in .local, which many hosts' own resolvers do not know."""
+        if not host.endswith(".local") or not self._config.mdns.find:
+            return host
+        if self._found is None:
+            import discovery
+
+            self._found = await discovery.find_host(host, self._config.mdns.find_timeout)
+        return self._found or host
 
     async def _simulated(self) -> ModuleUrl:
         """Return the simulator's port, starting it the first time and after it ended."""

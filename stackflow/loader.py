@@ -19,9 +19,10 @@ from errors import (
     UnitSilent,
 )
 from stackflow.client import Client
+from stackflow.decisions import Decision, Load
 from stackflow.encoding import Value
 from stackflow.ledger import Signature
-from stackflow.scheduler import Decision, Load, Scheduler
+from stackflow.scheduler import Scheduler
 from stackflow.session import LateSetup, UnitSession, open_session
 from state import State
 

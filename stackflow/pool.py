@@ -13,9 +13,10 @@ from typing import Any
 from config import Config
 from errors import BridgeError, ShuttingDown, TaskGone, UnitSilent
 from stackflow.client import Client
+from stackflow.decisions import Decision, Evict, Lease, Load, Rules
 from stackflow.ledger import FOREVER, Phase, Session, Waiter
 from stackflow.loader import Learned, Loaded, Loader, Shelf
-from stackflow.scheduler import Decision, Evict, Lease, Load, Rules, Scheduler
+from stackflow.scheduler import Scheduler
 from stackflow.session import UnitSession
 from stackflow.ticket import Place, Ticket, Want
 from stackflow.units import InstalledModel
@@ -274,12 +275,15 @@ class Pool:
 
     async def _exit_module(self, client: Client) -> None:
         """Let a setup under way end first: only its reply names the task that has to be exited."""
-        loader = self.loaders[client.name]
+        loader, before = self.loaders[client.name], client.memory
         await loader.idle()
-        for record in list(self.scheduler.ledger.on(client.name)):
-            if record.signature.unit not in client.silent:
-                self._set_aside(record.id)
+        ours = [r.id for r in self.scheduler.ledger.on(client.name) if r.signature.unit not in client.silent]
+        for session_id in ours:
+            self._set_aside(session_id)
         await loader.idle()
+        if ours and before and client.memory:
+            freed = client.memory.remain - before.remain
+            _LOGGER.info("%s: ended %d tasks, %d KiB came back", client.name, len(ours), freed)
 
     async def aclose(self) -> None:
         """Stop all background work."""

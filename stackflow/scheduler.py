@@ -25,7 +25,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from errors import BridgeError, DeviceUnavailable, NoCapableModule, QueueFull, QueueTimeout, UnitSilent
-from stackflow.ledger import COMING, FOREVER, Ledger, Module, Phase, Session, Signature, Waiter
+from stackflow.decisions import Decision, Evict, Lease, Load, Refuse, Rules
+from stackflow.ledger import COMING, FOREVER, Ledger, Module, Phase, Session, Waiter
 from stackflow.planning import Plan, make_room, victim_value
 
 LOW_PRIORITY_WAIT = 60.0  # seconds; after it a low-priority waiter takes turns as a normal one
@@ -34,55 +35,6 @@ FAILED_LOAD_REST_MOST = 600.0
 TURN_GUESS = 10.0  # seconds; length of a turn before any was measured
 CLIENTS_REMEMBERED = 1024  # whose last turn is known, for taking turns
 LOADS_PER_GUARD = 3  # load times a used session is spared, at least
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The operator's numbers; times in seconds."""
-
-    queue_size: int = 16
-    fairness: float = 30.0
-    storm_guard: float = 30.0
-    stranded: float = 5.0
-    keep_alive: float = 300.0
-    max_models: int = 3
-    eviction: str = "value"
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """Give the session to the waiter."""
-
-    waiter: int
-    session: int
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """After the victims have been exited, set up the session."""
-
-    session: int
-    module: str
-    signature: Signature
-    victims: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Evict:
-    """Exit the session."""
-
-    session: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The waiter gets this error."""
-
-    waiter: int
-    error: BridgeError
-
-
-Decision = Lease | Load | Evict | Refuse
 
 
 @dataclass(slots=True)

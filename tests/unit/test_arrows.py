@@ -36,6 +36,7 @@ STACKFLOW = (
         "ticket",
         "scheduler",
         "planning",
+        "decisions",
         "ledger",
         "client",
         "session",
@@ -44,7 +45,16 @@ STACKFLOW = (
     ),
     *("framing", "messages", "encoding", "units", "transports"),
 )
-PURE = ("scheduler", "planning", "ledger", "framing", "messages", "encoding", "units")  # no sockets, no clock
+PURE = (
+    "scheduler",
+    "planning",
+    "decisions",
+    "ledger",
+    "framing",
+    "messages",
+    "encoding",
+    "units",
+)  # no sockets, no clock
 READ_ENVIRONMENT = {"config", "api_server", "notify", "launch"}
 OPEN_YAML = {"config"}
 

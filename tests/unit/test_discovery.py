@@ -192,7 +192,7 @@ async def test_a_host_that_refuses_multicast_is_no_error(
             discovery.watch("m5stack-LLM.local", seen, interfaces=LOOPBACK),
         ):
             await refused.wait()
-            assert await discovery.find_module(interfaces=LOOPBACK) is None
+            assert await discovery.find_host("m5stack-LLM.local", interfaces=LOOPBACK) is None
     assert {record.levelname for record in caplog.records} == {"INFO"}
     assert not seen.is_set()
 
@@ -207,21 +207,17 @@ async def test_what_breaks_is_tried_again(
         await browser.until(lambda names: len(names) == 1)
 
 
-async def test_the_module_is_found_by_its_name(
-    lan: AsyncZeroconf, tag: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(discovery, "MODULE_HOST", f"m5stack-LLM-{tag}.local")
+async def test_the_module_is_found_by_its_name(lan: AsyncZeroconf, tag: str) -> None:
     await (await lan.async_register_service(announcing(f"m5stack-llm-{tag}.local.")))
-    assert await discovery.find_module(5.0, interfaces=LOOPBACK) == "tcp://127.0.0.1:10001"
+    assert await discovery.find_host(f"m5stack-LLM-{tag}.local", 5.0, interfaces=LOOPBACK) == "127.0.0.1"
 
 
-async def test_no_module_is_none(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "MODULE_HOST", f"m5stack-LLM-{tag}.local")
-    assert await discovery.find_module(0.1, interfaces=LOOPBACK) is None
+async def test_no_module_is_none(tag: str) -> None:
+    assert await discovery.find_host(f"m5stack-LLM-{tag}.local", 0.1, interfaces=LOOPBACK) is None
 
 
 async def test_without_a_network_there_is_no_module_and_no_wait() -> None:
-    assert await discovery.find_module(1e6, interfaces=[]) is None
+    assert await discovery.find_host("m5stack-LLM.local", 1e6, interfaces=[]) is None
 
 
 async def test_a_host_that_comes_back_is_seen(lan: AsyncZeroconf, tag: str) -> None:
@@ -272,7 +268,7 @@ import asyncio, logging, time, discovery
 async def main():
     start = time.monotonic()
     async with discovery.advertise(8000, "1"), discovery.watch("m5stack-LLM.local", asyncio.Event()):
-        assert await discovery.find_module(20) is None
+        assert await discovery.find_host("m5stack-LLM.local", 20) is None
         await asyncio.sleep(0.1)
     assert time.monotonic() - start < 10, "waited for a network"
 

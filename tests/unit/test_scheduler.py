@@ -13,8 +13,9 @@ from errors import (
     QueueTimeout,
     UnitSilent,
 )
+from stackflow.decisions import Decision, Evict, Lease, Load, Refuse, Rules
 from stackflow.ledger import FOREVER, Phase, Signature, Waiter
-from stackflow.scheduler import FAILED_LOAD_REST_MOST, Decision, Evict, Lease, Load, Refuse, Rules, Scheduler
+from stackflow.scheduler import FAILED_LOAD_REST_MOST, Scheduler
 
 TOTAL = 3_000_000  # KiB
 COST = 1_000_000  # KiB of every model here, unless said otherwise

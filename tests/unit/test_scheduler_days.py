@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import pytest
 
 from errors import ModelLoadFailed, UnitSilent
+from stackflow.decisions import Decision, Evict, Lease, Load, Refuse, Rules
 from stackflow.ledger import Phase, Signature, Waiter
-from stackflow.scheduler import LOW_PRIORITY_WAIT, Decision, Evict, Lease, Load, Refuse, Rules, Scheduler
+from stackflow.scheduler import LOW_PRIORITY_WAIT, Scheduler
 
 DAYS = 40  # a parameter
 EVENTS = 120  # a day
