@@ -65,6 +65,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--module", help="tcp://HOST:10001, serial:///dev/ttyUSB0?baud=115200, simulator or auto"
     )
     parser.add_argument("--state-dir", help="folder for what is remembered across restarts")
+    parser.add_argument("--max-concurrent-models", type=int, help="models loaded at once")
     parser.add_argument("--check", action="store_true", help="check the settings and exit")
     parser.add_argument(
         "--resolve-module", action="store_true", help="print which module would be used and exit"
@@ -76,6 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that the command line fixes."""
     given: dict[str, Any] = {"host": args.host, "module": args.module, "state_dir": args.state_dir}
+    given["max_concurrent_models"] = args.max_concurrent_models
     if args.port is not None:
         given["listen"] = [args.port]
     if args.module is not None:
@@ -150,8 +152,9 @@ async def listen(runner: web.AppRunner, config: Config) -> int | None:
 
 
 def on_the_module(config: Config) -> bool:
-    """Return whether a configured module is this very machine."""
-    return any(parse_module_url(module.url).target in LOOPBACK for module in config.module_list())
+    """Return whether a configured module is, or may be, this very machine."""
+    urls = [parse_module_url(module.url) for module in config.module_list()]
+    return any(url.target in LOOPBACK or url.scheme == "auto" for url in urls)
 
 
 def shown(host: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from catalog.catalog import Catalog
 from config import Config, parse_module_url, state_folder
-from launch import NEARBY, Source, open_source
+from launch import Source, open_source
 from stackflow.client import Client
 from stackflow.pool import Pool, open_pool
 from state import open_state
@@ -41,7 +41,7 @@ async def open_bridge(config: Config) -> AsyncIterator[Bridge]:
 
 async def _watch(stack: AsyncExitStack, client: Client, source: Source, config: Config) -> None:
     """Let a module that announces itself after a reboot end the reconnect pause early."""
-    where = parse_module_url(NEARBY if source.address == "auto" else source.address)
+    where = parse_module_url(source.address)
     if config.mdns.find and where.scheme == "tcp" and where.target.endswith(".local"):
         import discovery
 

@@ -99,7 +99,7 @@ class ModelConfig:
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=5)] | None = None
     system_prompt: str = "You are a helpful assistant."
     context: Literal["trim", "error"] = "trim"
-    context_window: Count | None = None
+    input_window: Count | None = None
     pool_size: Count | None = None
     keep_alive: Annotated[float, msgspec.Meta(ge=-1)] | None = None
     memory_kib: Count | None = None
@@ -239,6 +239,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         if text := environ.get(variable):
             whole = setting == "max_concurrent_models" and text.isascii() and text.isdigit()
             found[setting] = int(text) if whole else text
+    if "module" in found:
+        found["modules"] = []  # whoever names one means that one
     if keys := environ.get("STACKFLOW_API_KEYS"):
         found["keys"] = [key.strip() for key in keys.split(",") if key.strip()]
     if text := environ.get("STATE_DIRECTORY"):  # systemd; a colon separates several
@@ -330,6 +332,10 @@ def _cross_checks(config: Config) -> list[str]:
     names = [m.name for m in config.modules]
     mistakes += [
         f"modules: the name {name!r} is used twice" for name in {n for n in names if names.count(n) > 1}
+    ]
+    urls = [m.url for m in config.modules]
+    mistakes += [
+        f"modules: {_shown(url)} is listed twice" for url in sorted({u for u in urls if urls.count(u) > 1})
     ]
     if not config.listen:
         mistakes.append("listen: at least one port is needed")

@@ -27,7 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 
 LOCAL = "tcp://127.0.0.1:10001"  # the bridge runs on the module itself
 NEARBY = "tcp://m5stack-LLM.local:10001"  # what a module announces as it is delivered
-PROBE = 1.0  # seconds a program on port 10001 has to answer a ping
+PROBE_CONNECT = 1.0  # seconds; it is this machine
+PROBE = 6.0  # seconds to answer a ping; a dead unit stalls its gateway for 4
 SIMULATOR_READY = 20.0  # seconds
 SIMULATOR_STOP = 5.0  # seconds between asking and killing
 
@@ -49,7 +50,7 @@ async def resolve(url: str, config: Config) -> str:
 async def _answers(where: ModuleUrl) -> bool:
     """True if what listens there speaks StackFlow."""
     try:
-        connection = Connection(await connect_tcp(where.target, where.number, PROBE))
+        connection = Connection(await connect_tcp(where.target, where.number, PROBE_CONNECT))
     except BridgeError:
         return False
     try:

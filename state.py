@@ -7,12 +7,14 @@ state lives in memory and a WARNING says what that costs.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import os
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,18 +79,19 @@ class State:
 async def open_state(folder: Path) -> AsyncIterator[State]:
     """Open the store in `folder`, making both as needed. Never fails."""
     loop = asyncio.get_running_loop()
-    with ThreadPoolExecutor(1, thread_name_prefix="state") as thread:
-        database, bridge_id = await loop.run_in_executor(thread, _opened, folder)
+    with ThreadPoolExecutor(1, thread_name_prefix="state") as thread, ExitStack() as held:
+        database, bridge_id = await loop.run_in_executor(thread, _opened, folder, held)
         try:
             yield State(database, thread, bridge_id)
         finally:
             await loop.run_in_executor(thread, database.close)
 
 
-def _opened(folder: Path) -> tuple[sqlite3.Connection, str]:
+def _opened(folder: Path, held: ExitStack) -> tuple[sqlite3.Connection, str]:
     path = folder / FILE
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _claim(folder, held)
         try:
             return _connected(str(path))
         except sqlite3.DatabaseError as err:
@@ -98,12 +101,27 @@ def _opened(folder: Path) -> tuple[sqlite3.Connection, str]:
                 "%s is unreadable (%s): starting afresh, the old file is kept beside it", path, err
             )
             path.replace(path.with_suffix(".unreadable"))
+            for leftover in ("-wal", "-shm"):  # SQLite would replay them into the new file
+                path.with_name(FILE + leftover).unlink(missing_ok=True)
             return _connected(str(path))
     except (OSError, sqlite3.Error) as err:
         _LOGGER.warning(
             "no state can be kept in %s (%s): tasks left by a crash will not be recognised", folder, err
         )
         return _connected(":memory:")
+
+
+def _claim(folder: Path, held: ExitStack) -> None:
+    """Take the folder until `held` ends. Raises OSError when another server has it.
+
+    Two bridges with one id and one book would end each other's tasks as left-overs.
+    """
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as err:
+        raise OSError(err.errno, "another server is using it") from err
 
 
 def _connected(path: str) -> tuple[sqlite3.Connection, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from api.access import Gate, Identity
+from api.progress import Progress
 from backends.base import Caller
 from catalog.models import Models
 from config import Config
@@ -16,6 +17,7 @@ FINGERPRINT = web.AppKey("FINGERPRINT", str)  # OpenAI's system_fingerprint
 
 REQUEST_ID = web.RequestKey("REQUEST_ID", str)
 IDENTITY = web.RequestKey("IDENTITY", Identity)
+PROGRESS = web.RequestKey("PROGRESS", Progress)  # of the answer being made, if any
 
 
 async def known_models(request: web.Request) -> Models:

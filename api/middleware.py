@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from api.access import Presented, is_loopback
-from api.context import CONFIG, GATE, IDENTITY, REQUEST_ID, request_id_of
+from api.context import CONFIG, GATE, IDENTITY, PROGRESS, REQUEST_ID, request_id_of
 from api.cors import is_foreign_page
 from api.dialects import error_answer
 from api.stopping import ANSWERS, is_stopping
@@ -92,6 +92,8 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def _answer(request: web.Request, err: Exception) -> web.Response:
     answer = error_answer(request.path, err, request_id_of(request))
+    if progress := request.get(PROGRESS):
+        answer.headers.update(progress.failure_headers())
     if not isinstance(err, BridgeError):
         _LOGGER.error("%s: %s failed", request_id_of(request), request.rel_url.raw_path, exc_info=err)
     elif answer.status >= 500:

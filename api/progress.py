@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from backends.base import ChatEvent, Done, Started, Timings, Waiting
@@ -16,6 +17,7 @@ class Progress:
     started: Started | None = None  # the first one
     latest: Waiting | Started | None = None
     timings: Timings = field(default_factory=Timings)
+    _began: float = field(default_factory=time.monotonic)
 
     def note(self, event: ChatEvent) -> None:
         """Take in one event."""
@@ -34,10 +36,14 @@ class Progress:
         if self.ignored:
             headers["x-stackflow-ignored"] = ", ".join(self.ignored)
         if self.started is not None:
-            headers["Server-Timing"] = server_timing(self.timings)
-            headers["x-queue-wait-ms"] = str(round(self.timings.queue * 1000))
-            headers.update(self._notes(self.started))
+            headers.update(_times(self.timings), **self._notes(self.started))
         return headers
+
+    def failure_headers(self) -> dict[str, str]:
+        """Return the headers of an answer that failed; one that never started spent its time waiting."""
+        if self.started is not None:
+            return self.headers()
+        return self.headers() | _times(Timings(queue=time.monotonic() - self._began))
 
     def comment(self) -> bytes:
         """Return the SSE comment on what is being waited for: ``: queued 2, loading qwen2.5-0.5B``."""
@@ -60,6 +66,10 @@ class Progress:
     def _notes(started: Started) -> dict[str, str]:
         notes = {"module": started.module, **started.notes}
         return {f"x-stackflow-{name}": one_line(value) for name, value in notes.items()}
+
+
+def _times(timings: Timings) -> dict[str, str]:
+    return {"Server-Timing": server_timing(timings), "x-queue-wait-ms": str(round(timings.queue * 1000))}
 
 
 def server_timing(timings: Timings) -> str:

@@ -28,7 +28,6 @@ from errors import BridgeError, ConnectionLost, DeviceTimeout, TaskGone
 from stackflow.encoding import Value, clean
 from stackflow.ledger import Signature
 from stackflow.pool import Pool
-from stackflow.session import Stream
 from stackflow.ticket import Ticket, Want
 from stackflow.units import CONTEXT_WINDOW, InstalledModel
 
@@ -61,7 +60,7 @@ class UnitChat:
 
     def _prompt(self, chat: ChatRequest) -> Prompt:
         installed, settings = self._installed, self._settings
-        window = min(installed.input_window, settings.context_window or installed.input_window)
+        window = min(installed.input_window, settings.input_window or installed.input_window)
         if installed.stateful:  # reads up to its whole context; the answer needs a part of it
             window = min(window, installed.context_window - installed.context_window // ANSWER_SHARE)
         prompt = fit(
@@ -95,106 +94,100 @@ class UnitChat:
         self, chat: ChatRequest, prompt: Prompt, ticket: Ticket
     ) -> AsyncGenerator[ChatEvent, None]:
         for index in range(chat.n):
-            answer = _Answer(
-                prompt, index, chat.stop, chat.max_tokens or self._settings.max_tokens, self._context_window()
-            )
-            async with aclosing(self._answered(chat, prompt, ticket, answer)) as events:
+            async with aclosing(self._choice(chat, prompt, ticket, index)) as events:
                 async for event in events:
                     yield event
             if index + 1 < chat.n:
                 ticket.rest()
 
-    async def _answered(
-        self, chat: ChatRequest, prompt: Prompt, ticket: Ticket, answer: _Answer
+    async def _choice(
+        self, chat: ChatRequest, prompt: Prompt, ticket: Ticket, index: int
     ) -> AsyncGenerator[ChatEvent, None]:
         """One choice, on one turn, or on a second one when the first came to nothing."""
         for attempt in range(1, TRIES + 1):
-            async for place in ticket.turn():
-                yield Waiting(place.position, place.reason, chat.model)
-            fresh = ticket.session.fresh
+            choice = _Choice(index, StopCutter(chat.stop), chat.max_tokens or self._settings.max_tokens)
+            fresh = False
             try:
-                async for event in self._turn(prompt, ticket, answer):
-                    yield event
+                async with aclosing(ticket.turn()) as places:
+                    async for place in places:
+                        yield Waiting(place.position, place.reason, chat.model)
+                fresh = ticket.session.fresh
+                async with aclosing(self._turn(prompt, ticket, choice)) as events:
+                    async for event in events:
+                        yield event
                 return
             except BridgeError as err:
                 # The task is gone, its pipe had died unnoticed, or its first question was lost on the way.
-                worth_it = isinstance(err, (TaskGone, ConnectionLost)) or (
-                    fresh and isinstance(err, DeviceTimeout)
-                )
-                if answer.begun or attempt == TRIES or not worth_it:
+                lost = ticket.granted_once and isinstance(err, (TaskGone, ConnectionLost))
+                worth_it = lost or (fresh and isinstance(err, DeviceTimeout))
+                if choice.begun or attempt == TRIES or not worth_it:
                     raise
                 ticket.give_up(gone=isinstance(err, TaskGone))
 
-    async def _turn(self, prompt: Prompt, ticket: Ticket, answer: _Answer) -> AsyncGenerator[ChatEvent, None]:
+    async def _turn(self, prompt: Prompt, ticket: Ticket, choice: _Choice) -> AsyncGenerator[ChatEvent, None]:
         session = ticket.session
-        if self._installed.stateful:
-            async with session.inference(
-                "reset"
-            ) as stream:  # whose conversation it was is not ours to go on with
+        if self._installed.stateful:  # whose conversation it holds is not ours to go on with
+            async with session.inference("reset") as stream:
                 await stream.drain(self._config.deadlines.first_frame)
         began = time.monotonic()
         async with session.inference(prompt.text) as stream:
-            async for text in answer.texts(stream):
-                if not answer.begun:
-                    answer.first_token = time.monotonic() - began
-                    answer.begun = True
-                    yield self._started(prompt, ticket, answer)
-                yield TextDelta(text, answer.index)
-            if not answer.begun:
-                yield self._started(prompt, ticket, answer)
-        yield Done(answer.finish_reason, answer.usage(), answer.index, answer.timings(ticket))
+            async for delta in stream:
+                if text := choice.take(delta.text):
+                    if not choice.begun:
+                        choice.first_token = time.monotonic() - began
+                        yield self._started(prompt, ticket, choice)
+                        choice.begun = True
+                    yield TextDelta(text, choice.index)
+                if choice.over:
+                    break
+        if not choice.begun:
+            yield self._started(prompt, ticket, choice)
+        if text := choice.rest():
+            yield TextDelta(text, choice.index)
+        if prompt.tokens + choice.tokens >= self._installed.context_window:
+            choice.finish_reason = "length"
+        usage = Usage(prompt.tokens, choice.tokens)
+        yield Done(choice.finish_reason, usage, choice.index, choice.timings(ticket))
 
-    def _started(self, prompt: Prompt, ticket: Ticket, answer: _Answer) -> Started:
+    def _started(self, prompt: Prompt, ticket: Ticket, choice: _Choice) -> Started:
         notes = {"context": f"dropped={prompt.dropped}"} if prompt.dropped else {}
         if ticket.signature != ticket.want.signature:
             notes["sampling"] = "sticky"
-        return Started(self._module_label(ticket.module), answer.timings(ticket), notes)
-
-    def _context_window(self) -> int:
-        return min(self._installed.context_window, self._settings.context_window or CONTEXT_WINDOW)
+        return Started(self._module_label(ticket.module), choice.timings(ticket), notes)
 
 
 @dataclass(slots=True)
-class _Answer:
+class _Choice:
     """One choice as it comes: counted, cut at stops and at the limit."""
 
-    prompt: Prompt
     index: int
-    stops: tuple[str, ...]
-    limit: int
-    window: int
-    begun: bool = False
+    cutter: StopCutter
+    limit: int  # tokens
+    begun: bool = False  # the client has seen something of it
+    over: bool = False  # nothing more of what the unit sends is wanted
     first_token: float = 0.0
     tokens: int = 0
     finish_reason: FinishReason = "stop"
 
-    async def texts(self, stream: Stream) -> AsyncIterator[str]:
-        """Yield what the client gets of `stream`; ends early at a stop sequence or at the limit."""
-        cutter = StopCutter(self.stops)
-        async for delta in stream:
-            text = delta.text
-            if not text:
-                continue  # the last frame, or one that holds back half a character (5.1)
-            count = frame_tokens(text)
-            if self.tokens + count > self.limit:
-                count = self.limit - self.tokens
-                text = first_tokens(text, count)
-            self.tokens += count
-            if shown := cutter.feed(text):
-                yield shown
-            if cutter.stopped:
-                return
-            if self.tokens >= self.limit:
-                self.finish_reason = "length"
-                break
-        if shown := cutter.rest():
-            yield shown
-        if self.prompt.tokens + self.tokens >= self.window:
-            self.finish_reason = "length"
+    def take(self, text: str) -> str:
+        """Return what the client gets of the next frame's `text`, if it has any."""
+        if not text:
+            return ""
+        count = frame_tokens(text)
+        if self.tokens + count > self.limit:
+            count = self.limit - self.tokens
+            text = first_tokens(text, count)
+        self.tokens += count
+        shown = self.cutter.feed(text)
+        if self.cutter.stopped:
+            self.over = True
+        elif self.tokens >= self.limit:
+            self.over, self.finish_reason = True, "length"
+        return shown
 
-    def usage(self) -> Usage:
-        """Return the counts so far."""
-        return Usage(self.prompt.tokens, self.tokens)
+    def rest(self) -> str:
+        """Return what was held back as the possible beginning of a stop sequence."""
+        return "" if self.cutter.stopped else self.cutter.rest()
 
     def timings(self, ticket: Ticket) -> Timings:
         """Return where the time went."""
@@ -223,14 +216,15 @@ def _sampling_keys(settings: ModelConfig, asked: Sampling) -> dict[str, Value]:
     top_p = settings.top_p if asked.top_p is None else asked.top_p
     top_k = settings.top_k if asked.top_k is None else asked.top_k
     penalty = settings.repetition_penalty if asked.repetition_penalty is None else asked.repetition_penalty
+    temperature = None if temperature is None else round(float(temperature), 2)
     keys: dict[str, Value] = {}
-    if temperature == 0:
+    if temperature == 0:  # also what rounds to it: the unit divides by it
         keys = {"enable_temperature": False, "enable_top_p_sampling": False, "enable_top_k_sampling": False}
     else:
         if temperature is not None:
-            keys |= {"enable_temperature": True, "temperature": round(float(temperature), 2)}
+            keys |= {"enable_temperature": True, "temperature": temperature}
         if top_p is not None and top_p < 1:  # 1 is no restriction, which is how the units start
-            keys |= {"enable_top_p_sampling": True, "top_p": round(float(top_p), 2)}
+            keys |= {"enable_top_p_sampling": True, "top_p": max(round(float(top_p), 2), 0.01)}
         if top_k is not None:
             keys |= {"enable_top_k_sampling": True, "top_k": top_k}
     if penalty is not None:

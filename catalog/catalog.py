@@ -42,7 +42,8 @@ class Catalog:
 
     def chat(self, model: str) -> ChatBackend:
         """Return the chat backend of `model`. Raises ModelNotFound, CapabilityMismatch, DeviceUnavailable."""
-        installed = self._installed().get(self._target(model) or model)
+        known = self._installed()
+        installed = known.get(self._target(model, known) or model)
         if installed is None:
             self._blame_absent_modules()
             raise ModelNotFound(model)
@@ -52,17 +53,17 @@ class Catalog:
 
     def models(self) -> Sequence[ModelInfo]:
         """Return every model that can be used, then the aliases whose target exists."""
-        usable = {name: m for name, m in self._installed().items() if m.unit in CHAT_UNITS}
+        usable = self._usable()
         names = [(name, name) for name in usable]
-        names += [
-            (alias, target) for alias in self._config.aliases if (target := self._target(alias)) in usable
-        ]
+        targets = ((alias, self._target(alias, usable)) for alias in self._config.aliases)
+        names += [(alias, target) for alias, target in targets if target is not None]
         return [self._info(name, usable[root]) for name, root in names]
 
     def model(self, name: str) -> ModelInfo:
         """Return one model or alias. Raises ModelPathNotFound."""
-        installed = self._installed().get(self._target(name) or name)
-        if installed is None or installed.unit not in CHAT_UNITS:
+        usable = self._usable()
+        installed = usable.get(self._target(name, usable) or name)
+        if installed is None:
             raise ModelPathNotFound(name)
         return self._info(name, installed)
 
@@ -74,7 +75,7 @@ class Catalog:
             initialized=tried,
             modules=modules,
             loaded=tuple(self._loaded()),
-            registered_models=len(self._installed()),
+            registered_models=len(self._usable()),
             max_concurrent_models=self._config.max_concurrent_models,
             issues=tuple(self._issues(modules)),
         )
@@ -90,12 +91,14 @@ class Catalog:
             merged = {**client.models, **merged}
         return merged
 
-    def _target(self, alias: str) -> str | None:
-        """The first installed model an alias stands for; a model of that very name comes first."""
-        installed = self._installed()
-        if alias in installed:
+    def _usable(self) -> dict[str, InstalledModel]:
+        return {name: model for name, model in self._installed().items() if model.unit in CHAT_UNITS}
+
+    def _target(self, alias: str, among: dict[str, InstalledModel]) -> str | None:
+        """The first of `among` that an alias stands for; a model of that very name comes first."""
+        if alias in among:
             return None
-        return next((t for t in self._config.aliases.get(alias, ()) if t in installed), None)
+        return next((t for t in self._config.aliases.get(alias, ()) if t in among), None)
 
     def _label(self, module: str) -> str:
         """A module's name as clients see it; nobody shall take the simulator for an NPU."""

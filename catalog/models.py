@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from backends.base import ChatBackend
 
@@ -83,7 +83,6 @@ class Status:
     registered_models: int
     max_concurrent_models: int
     issues: tuple[str, ...] = ()  # sentences a person can act on
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 class Models(Protocol):

@@ -63,7 +63,9 @@ class Client:
         self.version: str | None = None
         self.unit_versions: tuple[str, ...] = ()
         self.memory: Memory | None = None
-        self.temperature: float | None = None  # degrees Celsius
+        self.temperature: float | None = (
+            None  # degrees Celsius; hwinfo kills a gateway without a sensor, so unasked
+        )
         self.down_because: BridgeError | None = None  # None while connected
         self.connected = False
         self.silent: set[str] = set()

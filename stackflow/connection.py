@@ -75,7 +75,7 @@ class Inbox:
         """
         while not self._queue:
             if self._conn.lost is not None:
-                raise self._conn.lost
+                raise self._conn.lost.with_traceback(None)  # one cause, many askers
             self._watch(patience)
             self._waiter = self._loop.create_future()
             try:
@@ -88,17 +88,19 @@ class Inbox:
         return next_
 
     def close(self) -> None:
-        """Stop the clock."""
+        """Take nothing more, and let nobody wait on."""
+        self._stop_clock()
+        self.fail(self._conn.lost or ConnectionLost(f"{self.request.work_id}: nobody listens any more"))
+
+    def _stop_clock(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _watch(self, patience: float) -> None:
         self._due, self._since = self._loop.time() + patience, self._conn.carried
-        if (
-            self._timer is None or self._timer.when() > self._due
-        ):  # else the timer set earlier looks again then
-            self.close()
+        if self._timer is None or self._timer.when() > self._due:  # else the one set earlier looks again
+            self._stop_clock()
             self._timer = self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:

@@ -49,6 +49,8 @@ class Session:
     last_used: float
     phase: Phase = Phase.LOADING
     keep_until: float = 0.0
+    used: bool = False  # was leased since it was loaded
+    condemned: bool = False  # to be exited whatever happens
     unwanted: bool = False  # loaded for somebody who left: the first victim
     promised: int | None = None  # the waiter it was loaded for, until that one is served or leaves
     holder: int | None = None  # the request that leases or holds it

@@ -12,8 +12,10 @@ from typing import Any
 from errors import (
     BridgeError,
     DeviceError,
+    DeviceTimeout,
     DeviceUnavailable,
     ModelLoadFailed,
+    ProtocolError,
     TaskFull,
     UnitError,
     UnitSilent,
@@ -21,7 +23,7 @@ from errors import (
 from stackflow.client import Client
 from stackflow.decisions import Decision, Load
 from stackflow.encoding import Value
-from stackflow.ledger import Signature
+from stackflow.ledger import Phase, Signature
 from stackflow.scheduler import Scheduler
 from stackflow.session import LateSetup, UnitSession, open_session
 from state import State
@@ -105,39 +107,50 @@ class Loader:
         """Wait until everything lined up is done."""
         await self._line.join()
 
-    async def forget(self, session: UnitSession) -> None:
-        """Clear away a task that is gone from the module."""
+    def forget(self, session: UnitSession) -> None:
+        """Line up the clearing away of a task that is gone from the module."""
+        self._line.put_nowait(self._forget(session))
+
+    async def _forget(self, session: UnitSession) -> None:
         await session.aclose()
         await self._state.remove_task(self._client.link.peer, session.unit, session.work_id)
         await self._count_memory()
         self._carry(self._scheduler.tick(time.monotonic()))
 
     async def _exit(self, session_id: int) -> None:
-        """End one task. A unit that does not answer keeps the slot until it is probed back to life."""
-        loaded = self._shelf.live.get(session_id)
-        if loaded is None:
+        """End one task, if that is still what is wanted.
+
+        A unit that does not answer keeps the slot until it is probed back to life. A task that cannot be
+        reached stays in the book, for the next reclaim.
+        """
+        record, loaded = self._scheduler.ledger.sessions.get(session_id), self._shelf.live.get(session_id)
+        if record is None or loaded is None or record.phase is not Phase.EXITING:
             return
+        session = loaded.session
         try:
-            await self._end(loaded.session)
+            await self._end(session)
         except UnitSilent:
             return  # the pool hears when the unit is back
-        except BridgeError as err:
-            _LOGGER.debug("%s: exit: %s", loaded.session.work_id, err)
+        except (DeviceUnavailable, DeviceTimeout) as err:
+            _LOGGER.debug("%s: exit: %s", session.work_id, err)
+        except BridgeError as err:  # -6, -9: there is nothing left to end
+            _LOGGER.debug("%s: exit: %s", session.work_id, err)
+            await self._state.remove_task(self._client.link.peer, session.unit, session.work_id)
+        else:
+            await self._state.remove_task(self._client.link.peer, session.unit, session.work_id)
         self._shelf.live.pop(session_id, None)
-        await self._state.remove_task(self._client.link.peer, loaded.session.unit, loaded.session.work_id)
         await self._count_memory()
         self._carry(self._scheduler.gone(time.monotonic(), session_id))
 
     async def _end(self, session: UnitSession) -> None:
         if session.connection.lost is None:
             await session.exit()
-        elif self._client.connected:  # its own connection died, the task did not
+        else:  # its own connection died, the task did not
             await session.aclose()
             await self._client.exit_task(session.work_id)
 
     async def _load(self, load: Load) -> None:
-        if load.session not in self._scheduler.ledger.sessions:
-            return
+        """Set up, unless nobody wants it any more, or the unit fell silent meanwhile."""
         if not self._scheduler.wanted(load.session):
             self._carry(self._scheduler.load_dropped(time.monotonic(), load.session, load.victims))
             return
@@ -145,6 +158,11 @@ class Loader:
             await self._exit(victim)
         if load.session not in self._scheduler.ledger.sessions:  # the module was lost meanwhile
             return
+        unit = load.signature.unit
+        if unit in self._client.silent or any(victim in self._shelf.live for victim in load.victims):
+            await self._failed(load, UnitSilent(f"the {unit} unit does not answer; it is being probed"))
+            return
+        await self._count_memory()
         before, began = self._client.memory, time.monotonic()
         try:
             session = await self._set_up(load.signature)
@@ -152,6 +170,9 @@ class Loader:
             self._wait_on(load, late)
         except BridgeError as err:
             await self._failed(load, err)
+        except Exception as err:  # ours; the waiters shall not wait for it
+            _LOGGER.exception("%s: a setup failed unexpectedly", self._client.name)
+            await self._failed(load, ProtocolError(f"setup failed: {err}"))
         else:
             await self._loaded(load, session, before.remain if before else None, time.monotonic() - began)
 
@@ -165,9 +186,8 @@ class Loader:
         except UnitError as err:
             if err.code != -9:
                 raise
-            await asyncio.sleep(
-                UNIT_RESTARTS
-            )  # systemd brings a crashed unit back in about 1 s; nobody says when
+            # systemd brings a crashed unit back in about 1 s, and nobody says when it did.
+            await asyncio.sleep(UNIT_RESTARTS)
             session = await open_session(self._client, unit, setup)
         await self._state.add_task(book, unit, session.work_id)
         await self._state.remove_task(book, unit, "")
@@ -176,33 +196,41 @@ class Loader:
     async def _loaded(self, load: Load, session: UnitSession, before: int | None, seconds: float) -> None:
         record = self._scheduler.ledger.sessions.get(load.session)
         if record is None:  # the module went away and came back while this was loading
-            await session.exit()
+            await session.aclose()
             return
         self._shelf.live[load.session] = Loaded(session, time.time())
-        record.load_seconds, record.loaded_at = seconds, time.monotonic()
         await self._count_memory()
         after = self._client.memory.remain if self._client.memory else None
-        kib = before - after if before is not None and after is not None and before > after else None
-        record.cost_kib = kib or record.cost_kib
-        self._shelf.learned[load.signature.model] = Learned(kib, seconds)
-        _LOGGER.info("%s: %s loaded in %.1f s", session.work_id, load.signature.model, seconds)
-        self._carry(self._scheduler.loaded(time.monotonic(), load.session))
+        model, old = load.signature.model, self._shelf.learned.get(load.signature.model)
+        kib = self._believed(model, before - after if before is not None and after is not None else 0)
+        self._shelf.learned[model] = Learned(kib or (old.kib if old else None), seconds)
+        _LOGGER.info("%s: %s loaded in %.1f s", session.work_id, model, seconds)
+        self._carry(self._scheduler.loaded(time.monotonic(), load.session, cost_kib=kib, seconds=seconds))
+
+    def _believed(self, model: str, measured: int) -> int | None:
+        """Return a measured cost, unless it is so far off that a stranger must have had a part in it."""
+        installed = self._client.models.get(model)
+        guess = installed.memory_kib if installed else None
+        if measured <= 0 or (guess and not guess / 2 <= measured <= guess * 2):
+            return None
+        return measured
 
     async def _failed(self, load: Load, err: BridgeError) -> None:
-        if isinstance(err, UnitError):  # otherwise it was not answered, and may yet come to life
+        if isinstance(err, (UnitError, UnitSilent)):  # else it was not answered, and may yet come to life
             await self._state.remove_task(self._client.link.peer, load.signature.unit, "")
         _LOGGER.warning("%s: loading %s failed: %s", self._client.name, load.signature.model, err)
         await self._count_memory()
         record = self._scheduler.ledger.sessions.get(load.session)
         if record is not None:
-            pressure = isinstance(err, TaskFull) or (
-                isinstance(err, ModelLoadFailed) and self._tight(record.cost_kib)
-            )
+            full = isinstance(err, ModelLoadFailed) and self._tight(load.signature.model, record.cost_kib)
+            pressure = full or isinstance(err, TaskFull)
             self._carry(self._scheduler.load_failed(time.monotonic(), load.session, err, pressure=pressure))
 
-    def _tight(self, cost_kib: int) -> bool:
-        memory = self._client.memory
-        return memory is None or memory.remain < TIGHT * cost_kib
+    def _tight(self, model: str, cost_kib: int) -> bool:
+        """True where -5 may mean memory: little is left, or nobody knows what the model takes."""
+        memory, installed = self._client.memory, self._client.models.get(model)
+        known = model in self._shelf.learned or (installed is not None and installed.memory_kib is not None)
+        return memory is None or not known or memory.remain < TIGHT * cost_kib
 
     def _wait_on(self, load: Load, late: LateSetup) -> None:
         """Keep the place of a setup that was not answered in time: its task may still come to life."""
@@ -214,8 +242,13 @@ class Loader:
         self._client.suspect(unit)
 
         async def settle() -> None:
-            if await late.settled(LATE_SETUP):
-                self._carry(self._scheduler.gone(time.monotonic(), load.session))
+            try:
+                if not await late.settled(LATE_SETUP):
+                    return  # the unit may still hold it
+                await self._state.remove_task(self._client.link.peer, unit, "")
+            except BridgeError as err:  # the pipe is gone; what came to life is found at the next reclaim
+                _LOGGER.debug("%s: %s", self._client.name, err)
+            self._carry(self._scheduler.gone(time.monotonic(), load.session))
 
         task = asyncio.create_task(settle(), name=f"late setup of {unit}")
         self._late.add(task)

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from config import Config
-from errors import BridgeError, ShuttingDown, TaskGone, UnitSilent
+from errors import BridgeError, ConnectionLost, ShuttingDown, TaskGone, UnitSilent
 from stackflow.client import Client
 from stackflow.decisions import Decision, Evict, Lease, Load, Rules
 from stackflow.ledger import FOREVER, Phase, Session, Waiter
@@ -97,7 +97,7 @@ class Pool:
         """
         record, loaded = self.scheduler.ledger.sessions.get(session_id), self.live.get(session_id)
         if record is None or loaded is None:
-            raise TaskGone("session", -6, "lost with its module")
+            raise ConnectionLost("the session was lost with its module")
         return loaded.session, record
 
     def rest(self, ticket: Ticket, session_id: int) -> None:
@@ -108,12 +108,12 @@ class Pool:
         else:
             self._do(self.scheduler.hold(time.monotonic(), session_id))
 
-    def give_up(self, session_id: int, *, gone: bool) -> None:
+    def give_up(self, ticket: Ticket, session_id: int, *, gone: bool) -> None:
         """A turn failed: drop a session that is gone, quiet and keep one that is not."""
         if gone:
             self._drop(session_id)
         else:
-            self._give_back(session_id, self._config.keep_alive)
+            self._give_back(session_id, self._keep(ticket.want))
 
     def cost(self, model: str, configured: int | None = None) -> tuple[int, float]:
         """Return (KiB, load seconds) of a model: measured, else configured, else guessed from its package."""
@@ -142,6 +142,8 @@ class Pool:
         """A module is lost: its sessions are void, running answers end by their own lost connections."""
         for session_id in [s.id for s in self.scheduler.ledger.on(client.name)]:
             if loaded := self.live.pop(session_id, None):
+                connection = loaded.session.connection
+                connection.lose(client.down_because or ConnectionLost(f"module {client.name} is lost"))
                 self._spawn(loaded.session.aclose(), f"close {loaded.session.work_id}")
         self._do(self.scheduler.module_down(time.monotonic(), client.name))
 
@@ -223,18 +225,13 @@ class Pool:
 
     def _set_aside(self, session_id: int) -> None:
         """Exit a session that can no longer be trusted."""
-        record = self.scheduler.ledger.sessions.get(session_id)
-        if record is not None:
-            record.phase, record.holder = Phase.EXITING, None
-            self.loaders[record.module].exit(session_id)
+        self._do(self.scheduler.set_aside(time.monotonic(), session_id))
 
     def _drop(self, session_id: int) -> None:
         """Forget a session that is no longer on the module."""
         record, loaded = self.scheduler.ledger.sessions.get(session_id), self.live.pop(session_id, None)
         if loaded is not None and record is not None:
-            self._spawn(
-                self.loaders[record.module].forget(loaded.session), f"forget {loaded.session.work_id}"
-            )
+            self.loaders[record.module].forget(loaded.session)
         self._do(self.scheduler.gone(time.monotonic(), session_id))
 
     def _keep(self, want: Want) -> float:
@@ -286,10 +283,12 @@ class Pool:
             _LOGGER.info("%s: ended %d tasks, %d KiB came back", client.name, len(ours), freed)
 
     async def aclose(self) -> None:
-        """Stop all background work."""
+        """Stop all background work and close what is still open."""
         self._closing = True
         if self._alarm is not None:
             self._alarm.cancel()
+        for loaded in self.live.values():
+            await loaded.session.aclose()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -24,7 +24,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from errors import BridgeError, DeviceUnavailable, NoCapableModule, QueueFull, QueueTimeout, UnitSilent
+from errors import (
+    BridgeError,
+    DeviceUnavailable,
+    NoCapableModule,
+    QueueFull,
+    QueueTimeout,
+    TaskFull,
+    UnitSilent,
+)
 from stackflow.decisions import Decision, Evict, Lease, Load, Refuse, Rules
 from stackflow.ledger import COMING, FOREVER, Ledger, Module, Phase, Session, Waiter
 from stackflow.planning import Plan, make_room, victim_value
@@ -156,11 +164,15 @@ class Scheduler:
 
     # --- sessions
 
-    def loaded(self, now: float, session_id: int) -> list[Decision]:
-        """A setup succeeded."""
+    def loaded(
+        self, now: float, session_id: int, *, cost_kib: int | None = None, seconds: float | None = None
+    ) -> list[Decision]:
+        """A setup succeeded, and was measured to cost this much; None keeps the guess."""
         session = self.ledger.sessions.get(session_id)
         if session is not None and session.phase is Phase.LOADING:
-            session.phase, session.last_used = Phase.IDLE, now
+            session.phase, session.last_used, session.loaded_at = Phase.IDLE, now, now
+            session.cost_kib = cost_kib or session.cost_kib
+            session.load_seconds = session.load_seconds if seconds is None else seconds
             session.keep_until = now + self.rules.keep_alive
             self._failed.pop((session.module, session.signature.model), None)
             session.unwanted = not self.wanted(session_id)
@@ -174,7 +186,8 @@ class Scheduler:
         if session is None:
             return []
         waiter = self.ledger.waiters.get(session.promised) if session.promised is not None else None
-        if not (pressure and waiter is not None and self._retry(waiter, session.module, now)):
+        same_unit = isinstance(error, TaskFull)
+        if not (pressure and waiter is not None and self._retry(waiter, session.module, now, same_unit)):
             self._remember_failure(session, error, now)
         return self._settle(now)
 
@@ -183,7 +196,7 @@ class Scheduler:
         self.ledger.sessions.pop(session_id, None)
         for victim in spared:
             session = self.ledger.sessions.get(victim)
-            if session is not None and session.phase is Phase.EXITING:
+            if session is not None and session.phase is Phase.EXITING and not session.condemned:
                 session.phase = Phase.IDLE
         return self._settle(now)
 
@@ -193,6 +206,13 @@ class Scheduler:
         if session is not None and session.phase is Phase.LOADING:
             session.phase = Phase.LATE
             self._remember_failure(session, error, now)
+        return self._settle(now)
+
+    def set_aside(self, now: float, session_id: int) -> list[Decision]:
+        """A session can no longer be trusted, or the server stops: it is exited whatever it was doing."""
+        if session := self.ledger.sessions.get(session_id):
+            session.condemned = True
+            self._evict(session)
         return self._settle(now)
 
     def drained(self, now: float, session_id: int) -> list[Decision]:
@@ -363,6 +383,8 @@ class Scheduler:
         session = min(fitting, key=rank)
         session.phase, session.holder, session.leased_at = Phase.LEASED, waiter.id, now
         session.promised, session.unwanted = None, False
+        if not session.used:  # its requests say from here on how long it may idle
+            session.keep_until, session.used = 0.0, True
         self._count_lease(waiter.client)
         del self.ledger.waiters[waiter.id]
         self._begun.add(waiter.id)
@@ -391,7 +413,8 @@ class Scheduler:
         age, others = (waiter.since, waiter.id), self.ledger.waiters.values()
         ahead = sum(w.signature == waiter.signature and (w.since, w.id) < age for w in others)
         turn = self._turn_seconds.get(waiter.signature.model, TURN_GUESS)
-        return turn * (ahead + 0.5) / len(coming)
+        at_once = sum(s.phase is Phase.DRAINING for s in coming)  # a matter of milliseconds
+        return turn * max(ahead + 0.5 - at_once, 0.0) / len(coming)
 
     def _best_plan(
         self, waiter: Waiter, modules: list[Module], now: float, *, spare_only: bool
@@ -424,13 +447,14 @@ class Scheduler:
         spared = now < session.last_used + self._guard(session)
         return session.idle and (session.expired(now) or overdue or pressed or not spared)
 
-    def _retry(self, waiter: Waiter, module: str, now: float) -> bool:
-        """Load once more what found no room, after evicting all that is idle there."""
+    def _retry(self, waiter: Waiter, module: str, now: float, same_unit: bool) -> bool:
+        """Load once more what found no room, after evicting all that is idle there, or in the unit."""
         record = self.ledger.modules[module]
         if waiter.retried or waiter.signature.unit in record.silent:
             return False
         waiter.retried = True
         victims = [s for s in self.ledger.on(module) if self._may_leave(s, waiter, now, pressed=True)]
+        victims = [s for s in victims if not same_unit or s.signature.unit == waiter.signature.unit]
         if victims:
             self._load(Plan(record, tuple(victims)), waiter, now)
         return bool(victims)

@@ -76,7 +76,7 @@ class LateSetup(Exception):
     async def settled(self, patience: float) -> bool:
         """Wait for the late reply and exit the task it names.
 
-        False when none came: the unit may still hold it.
+        False when none came: the unit may still hold it. Raises ConnectionLost.
         """
         try:
             reply = await self._inbox.get(patience)
@@ -86,8 +86,6 @@ class LateSetup(Exception):
             return True
         except DeviceTimeout:
             return False
-        except BridgeError:
-            return True  # the pipe is gone; the next start of the module's link reclaims what is left
         finally:
             self._channel.connection.forget(self._inbox)
             await self._channel.aclose()
@@ -120,7 +118,7 @@ class Stream:
     def _read(self, reply: Reply) -> Delta:
         self.started = True
         session = self._session
-        session.last_sign = time.monotonic()
+        session.last_sign, session.fresh = time.monotonic(), False
         if error := failure(session.unit, reply):
             self.finished = True
             raise error
@@ -161,7 +159,6 @@ class UnitSession:
         self._ready_at = self.last_sign + home.deadlines.settle
         self._stream: Stream | None = None
         channel.connection.tasks.add(work_id)
-        self._watcher: asyncio.Task[None] | None = None
 
     @property
     def connection(self) -> Connection:
@@ -198,18 +195,19 @@ class UnitSession:
         try:
             await self.connection.send(request)
         finally:
-            stream.finished = not inbox.sent  # left while it waited for the pipe: there will be no answer
+            if not inbox.sent:  # left while it waited for the pipe: there will be no answer
+                stream.finished = True
+                stream.close()
+        prover = None
         if idle > self.home.deadlines.still_there:
-            self._watcher = asyncio.create_task(self._prove(stream), name=f"prove {self.work_id}")
+            prover = asyncio.create_task(self._prove(stream), name=f"prove {self.work_id}")
         try:
             yield stream
         finally:
-            if self._watcher is not None:
-                self._watcher.cancel()
-                self._watcher = None
+            if prover is not None:
+                prover.cancel()
             if stream.finished:
                 stream.close()
-                self.fresh = False
 
     async def quiet(self) -> None:
         """Stop what runs and read it to its end, so that the session can be used again.

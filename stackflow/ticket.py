@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,7 +57,7 @@ class Desk(Protocol):
     def rest(self, ticket: Ticket, session_id: int) -> None:
         """Hold the session for the ticket's next turn."""
 
-    def give_up(self, session_id: int, *, gone: bool) -> None:
+    def give_up(self, ticket: Ticket, session_id: int, *, gone: bool) -> None:
         """Take back a session whose turn failed."""
 
 
@@ -69,6 +69,7 @@ class Ticket:
         self.want = want
         self.since = time.monotonic()  # its age in line, for all of its turns
         self.session_id: int | None = None
+        self.granted_once = False
         self.queue_seconds = 0.0
         self.load_seconds = 0.0
         self._desk = desk
@@ -90,7 +91,7 @@ class Ticket:
         """What the leased session was set up with; differs from the wanted one when `sticky`."""
         return self._lease()[1].signature
 
-    async def turn(self) -> AsyncIterator[Place]:
+    async def turn(self) -> AsyncGenerator[Place, None]:
         """Wait for the next turn, yielding the place in line as it changes; afterwards `session` is leased.
 
         Raises what the scheduler refuses with: QueueFull, QueueTimeout, DeviceUnavailable, ModelLoadFailed
@@ -120,11 +121,11 @@ class Ticket:
         """Give back the leased session to be leased another; with `gone` it is known to exist no more."""
         session_id, self.session_id = self.session_id, None
         if session_id is not None:
-            self._desk.give_up(session_id, gone=gone)
+            self._desk.give_up(self, session_id, gone=gone)
 
     def granted(self, session_id: int) -> None:
         """The desk leased a session to this request."""
-        self.session_id = session_id
+        self.session_id, self.granted_once = session_id, True
         self._changed.set()
 
     def refused(self, error: BridgeError) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from api.context import CONFIG, FINGERPRINT, identity_of, known_models
+from api.context import CONFIG, FINGERPRINT, PROGRESS, identity_of, known_models
 from api.json_io import json_answer, read_json
 from api.openai.chunks import Answer, AnswerChunks, JsonObject, Shape
 from api.openai.fields import Call
@@ -29,6 +29,7 @@ async def answer_call(request: web.Request, call: Call, shape: Shape) -> web.Str
     """Have `call` answered by its model, in `shape`."""
     backend = (await known_models(request)).chat(call.chat.model)
     progress, fingerprint = Progress(call.ignored), request.app[FINGERPRINT]
+    request[PROGRESS] = progress
     async with backend.complete(for_caller(call.chat, request)) as events:
         if call.stream:
             chunks = AnswerChunks(shape, call, fingerprint, progress)

@@ -31,7 +31,6 @@ def status_body(status: Status) -> dict[str, Any]:
         "max_concurrent_models": status.max_concurrent_models,
         "models": [_loaded(model) for model in status.loaded],
         "engines": {name: _engine(module) for name, module in engines(status).items()},
-        **status.extra,
     }
 
 

@@ -67,7 +67,7 @@ class ReadBuffer:
             self._waiter.set_result(None)
 
 
-class Gate:
+class Valve:
     """Open or shut; coroutines wait at it until it opens, or until the pipe is gone."""
 
     def __init__(self) -> None:

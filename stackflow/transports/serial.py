@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from async_timeout import timeout
 
 from errors import ConnectFailed
-from stackflow.transports.base import HIGH_WATER, Gate, ReadBuffer
+from stackflow.transports.base import HIGH_WATER, ReadBuffer, Valve
 
 if TYPE_CHECKING:
     from serial import Serial
@@ -28,7 +28,7 @@ class SerialTransport:
         self._loop = asyncio.get_running_loop()
         self._incoming = ReadBuffer()
         self._outgoing = bytearray()
-        self._gate = Gate()
+        self._valve = Valve()
         self._reading = True
         self._loop.add_reader(self._fd, self._readable)
 
@@ -59,10 +59,10 @@ class SerialTransport:
         del self._outgoing[:sent]
         if not self._outgoing:
             self._loop.remove_writer(self._fd)
-            self._gate.open()
+            self._valve.open()
 
     def _lose(self, why: str) -> None:
-        self._gate.lose(f"the serial port {self.peer} is gone: {why}")
+        self._valve.lose(f"the serial port {self.peer} is gone: {why}")
         self._incoming.end()
         self._release()
 
@@ -76,13 +76,13 @@ class SerialTransport:
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`, returning when the last byte is with the driver. Raises ConnectionLost."""
-        if self._gate.lost is not None:
-            raise self._gate.lost
+        if self._valve.lost is not None:
+            raise self._valve.lost
         if not self._outgoing:
-            self._gate.shut()
+            self._valve.shut()
             self._loop.add_writer(self._fd, self._writable)
         self._outgoing += data
-        await self._gate.passed()
+        await self._valve.passed()
 
     async def aclose(self) -> None:
         """Close the port, dropping what has not been sent."""

@@ -9,7 +9,7 @@ from typing import cast
 from async_timeout import timeout
 
 from errors import ConnectFailed, ConnectionLost
-from stackflow.transports.base import HIGH_WATER, Gate, ReadBuffer
+from stackflow.transports.base import HIGH_WATER, ReadBuffer, Valve
 
 
 class TcpTransport(asyncio.Protocol):
@@ -18,7 +18,7 @@ class TcpTransport(asyncio.Protocol):
     def __init__(self, peer: str) -> None:
         self.peer = peer
         self._incoming = ReadBuffer()
-        self._gate = Gate()
+        self._valve = Valve()
         self._transport: asyncio.Transport | None = None
         self._paused = False
 
@@ -36,16 +36,16 @@ class TcpTransport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio: no more reads or writes."""
-        self._gate.lose(f"the connection to {self.peer} ended" + (f": {exc}" if exc else ""))
+        self._valve.lose(f"the connection to {self.peer} ended" + (f": {exc}" if exc else ""))
         self._incoming.end()
 
     def pause_writing(self) -> None:
         """Called by asyncio: the peer reads too slowly."""
-        self._gate.shut()
+        self._valve.shut()
 
     def resume_writing(self) -> None:
         """Called by asyncio: there is room again."""
-        self._gate.open()
+        self._valve.open()
 
     async def read(self) -> bytes:
         """Return the next bytes; ``b""`` once the module hung up."""
@@ -57,10 +57,10 @@ class TcpTransport(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         """Send all of `data`. Raises ConnectionLost."""
-        if self._gate.lost is not None or self._transport is None:
-            raise self._gate.lost or ConnectionLost(f"the connection to {self.peer} was never made")
+        if self._valve.lost is not None or self._transport is None:
+            raise self._valve.lost or ConnectionLost(f"the connection to {self.peer} was never made")
         self._transport.write(data)
-        await self._gate.passed()
+        await self._valve.passed()
 
     async def aclose(self) -> None:
         """Close the connection; what was written before is still sent."""

@@ -16,6 +16,7 @@ import pytest
 from simulator import Simulator
 from simulator.probe import Probe
 from stackflow.session import open_session
+from state import open_state
 from tests.protocol.house import FAST, SETUP, House, Notes, ask, count, link_to, settled, within
 
 # A bridge that loads a model, says so, and then only waits to be killed.
@@ -164,12 +165,14 @@ async def test_a_gateway_that_restarts_unnoticed_behind_a_uart_is_found_out_by_i
 @pytest.mark.parametrize("marked", [True, False])
 async def test_only_a_task_with_our_mark_is_ended(house: House, marked: bool) -> None:
     sim = await house.module()
-    state = await house.state()
-    mark = state.bridge_id if marked else "0000aaaa"
-    async with Probe(sim.url) as other:
-        left = await other.setup(response_format=f"llm.utf-8.stream.{mark}")
-    await state.add_task(sim.url, "llm", left)
+    async with open_state(house.folder / "state") as state:
+        mark = state.bridge_id if marked else "0000aaaa"
+        async with Probe(sim.url) as other:
+            left = await other.setup(response_format=f"llm.utf-8.stream.{mark}")
+        await state.add_task(sim.url, "llm", left)
     await house.bridge(sim, deadlines=replace(FAST))
     assert set(sim.tasks) == (set() if marked else {left})
     house.strangers = {left}
-    assert await state.tasks(sim.url) == []
+    await house.close_bridges()
+    async with open_state(house.folder / "state") as state:
+        assert await state.tasks(sim.url) == []
