@@ -155,10 +155,12 @@ class Pool:
         """A unit answers again: sessions that outlived its silence are exited, the others forgotten."""
         for record in [s for s in self.scheduler.ledger.on(client.name) if s.signature.unit == unit]:
             loaded = self.live.get(record.id)
-            if record.phase in (Phase.LEASED, Phase.HELD) or (
-                loaded is None and record.phase is not Phase.LATE
-            ):
-                continue
+            if record.phase in (Phase.LEASED, Phase.HELD):
+                if loaded is not None and loaded.session.work_id not in alive and loaded.session.stream:
+                    loaded.session.stream.fail(TaskGone(unit, -6, "the unit was restarted"))
+                continue  # its own turn ends it
+            if loaded is None and record.phase is not Phase.LATE:
+                continue  # its setup is under way
             if loaded is not None and loaded.session.work_id in alive:
                 self._set_aside(record.id)
             else:
