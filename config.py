@@ -63,11 +63,9 @@ class Deadlines:
 
     connect: Seconds = 5.0
     sys: Seconds = 5.0
-    hwinfo: Seconds = 8.0
     setup: Annotated[float, msgspec.Meta(gt=0, le=330)] = 60.0
     task: Seconds = 6.0
     first_frame: Seconds = 30.0
-    per_image: Seconds = 2.0
     between_frames: Seconds = 15.0
     pause: Seconds = 10.0
     exit: Seconds = 10.0

@@ -11,7 +11,7 @@ from api import cors, middleware
 from api.access import Gate
 from api.context import CATALOG, CONFIG, FINGERPRINT, GATE
 from api.openai import chat, completions, models
-from api.stopping import ANSWERS, Answers, finish_answers
+from api.stopping import RUNNING, Running, finish_answers
 from api.system import health, hint, status
 from catalog.models import Models
 from config import VERSION, Config
@@ -29,7 +29,7 @@ def create_app(config: Config, catalog: Models) -> web.Application:
     app[CONFIG], app[CATALOG] = config, catalog
     app[GATE] = Gate(config.keys, config.open_admin)
     app[FINGERPRINT] = fingerprint(config)
-    app[ANSWERS] = Answers()
+    app[RUNNING] = Running()
     app.on_response_prepare.append(middleware.add_request_id)
     app.on_response_prepare.append(cors.add_cors_headers)
     app.on_shutdown.append(finish_answers)

@@ -15,7 +15,7 @@ from api.access import Presented, is_loopback
 from api.context import CONFIG, GATE, IDENTITY, PROGRESS, REQUEST_ID, request_id_of
 from api.cors import is_foreign_page
 from api.dialects import error_answer
-from api.stopping import ANSWERS, is_stopping
+from api.stopping import RUNNING, is_stopping
 from errors import (
     BridgeError,
     InvalidRequest,
@@ -44,7 +44,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[REQUEST_ID] = asked if _WELL_FORMED_ID.match(asked) else secrets.token_hex(16)
     began, status, size = time.monotonic(), CLIENT_LEFT, 0
     try:
-        with request.app[ANSWERS].one_more():
+        with request.app[RUNNING].one_more():
             response = await handler(request)
         status, size = response.status, response.body_length or response.content_length or 0
         return response

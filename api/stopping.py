@@ -16,7 +16,7 @@ LAST_WORDS = 2.0  # seconds for a stopped answer to say so and unwind
 
 
 @dataclass(slots=True)
-class Answers:
+class Running:
     """The answers being made now, and whether the server is stopping."""
 
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
@@ -33,12 +33,12 @@ class Answers:
             self.tasks.discard(task)
 
 
-ANSWERS = web.AppKey("ANSWERS", Answers)
+RUNNING = web.AppKey("RUNNING", Running)
 
 
 def is_stopping(app: web.Application) -> bool:
     """Whether a cancellation now comes from the server, not from a client that left."""
-    return app[ANSWERS].stopping
+    return app[RUNNING].stopping
 
 
 async def finish_answers(app: web.Application) -> None:
@@ -46,10 +46,10 @@ async def finish_answers(app: web.Application) -> None:
 
     An ``on_shutdown`` hook: aiohttp's own waiting comes after it and would cut the rest off without a word.
     """
-    answers = app[ANSWERS]
-    answers.stopping = True
-    if running := set(answers.tasks):
-        _, late = await asyncio.wait(running, timeout=app[CONFIG].shutdown_grace)
+    running = app[RUNNING]
+    running.stopping = True
+    if running.tasks:
+        _, late = await asyncio.wait(set(running.tasks), timeout=app[CONFIG].shutdown_grace)
         for task in late:
             task.cancel()
         if late:

@@ -16,8 +16,7 @@ from async_timeout import timeout
 from config import Deadlines
 from errors import BridgeError, ConnectionLost, DeviceTimeout, ProtocolError, UnitError, UnitSilent
 from stackflow.link import Channel, Link
-from stackflow.messages import UNITS, Reply, Request, RequestIds
-from stackflow.session import failure
+from stackflow.messages import UNITS, Reply, Request, RequestIds, failure
 from stackflow.units import InstalledModel, installed_model
 from state import State
 

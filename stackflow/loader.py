@@ -25,7 +25,8 @@ from stackflow.decisions import Decision, Load
 from stackflow.encoding import Value
 from stackflow.ledger import Phase, Signature
 from stackflow.scheduler import Scheduler
-from stackflow.session import LateSetup, UnitSession, open_session
+from stackflow.session import UnitSession
+from stackflow.setup import LateSetup, open_session
 from state import State
 
 _LOGGER = logging.getLogger(__name__)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from errors import ModelLoadFailed, TaskFull, TaskGone, UnitError
 from stackflow.encoding import Value, encoded, quoted
 
 UNITS = ("llm", "vlm", "tts", "melotts", "asr", "whisper")  # the units a bridge sets up, in reclaim order
@@ -94,3 +95,19 @@ def delta_of(reply: Reply) -> Delta | None:
         text = data["delta"]
         return Delta(text if isinstance(text, str) else "", bool(data.get("finish")))
     return None
+
+
+def failure(unit: str, reply: Reply) -> UnitError | None:
+    """Return the exception for a reply's error code, None for success. Codes: stackflow-protocol 3.3."""
+    code, text = reply.error.code, reply.error.message.rstrip(".")
+    if code == 0:
+        return None
+    if code in (-4, -6):
+        return TaskGone(unit, code, text)
+    if code == -21:
+        return TaskFull(unit, code, text, "all places of the unit are taken, perhaps by another program")
+    if code == -5:
+        return ModelLoadFailed(unit, code, text[:1].lower() + text[1:], "model files or NPU memory missing")
+    if code == -9:
+        return UnitError(unit, code, text, f"the {unit} unit is not installed or not running")
+    return UnitError(unit, code, text)

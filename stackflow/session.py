@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -15,19 +14,14 @@ from errors import (
     BridgeError,
     ConnectionLost,
     DeviceTimeout,
-    ModelLoadFailed,
     ProtocolError,
-    TaskFull,
     TaskGone,
     UnitError,
     UnitSilent,
 )
 from stackflow.connection import Connection, Inbox
-from stackflow.encoding import Value
 from stackflow.link import Channel
-from stackflow.messages import Delta, Reply, Request, RequestIds, delta_of
-
-_LOGGER = logging.getLogger(__name__)
+from stackflow.messages import Delta, Reply, Request, RequestIds, delta_of, failure
 
 PAUSE_AGAIN = 2.0  # seconds; "A pause that arrives between dequeue and start of generation is lost" (5.1)
 
@@ -48,47 +42,6 @@ class Home(Protocol):
     def suspect(self, unit: str) -> None:
         """Take note that `unit` left an RPC call unanswered."""
         ...
-
-
-def failure(unit: str, reply: Reply) -> UnitError | None:
-    """Return the exception for a reply's error code, None for success. Codes: stackflow-protocol 3.3."""
-    code, text = reply.error.code, reply.error.message.rstrip(".")
-    if code == 0:
-        return None
-    if code in (-4, -6):
-        return TaskGone(unit, code, text)
-    if code == -21:
-        return TaskFull(unit, code, text, "all places of the unit are taken, perhaps by another program")
-    if code == -5:
-        return ModelLoadFailed(unit, code, text[:1].lower() + text[1:], "model files or NPU memory missing")
-    if code == -9:
-        return UnitError(unit, code, text, f"the {unit} unit is not installed or not running")
-    return UnitError(unit, code, text)
-
-
-class LateSetup(Exception):
-    """A setup was not answered in time. Its task may still come to life; `settled` waits for that."""
-
-    def __init__(self, home: Home, unit: str, channel: Channel, inbox: Inbox) -> None:
-        super().__init__(f"{unit} left setup unanswered for {home.deadlines.setup:g} s")
-        self._home, self._unit, self._channel, self._inbox = home, unit, channel, inbox
-
-    async def settled(self, patience: float) -> bool:
-        """Wait for the late reply and exit the task it names.
-
-        False when none came: the unit may still hold it. Raises ConnectionLost.
-        """
-        try:
-            reply = await self._inbox.get(patience)
-            if reply.error.code == 0:
-                request = Request(self._home.ids(), reply.work_id, "exit")
-                await self._channel.connection.ask(request, self._home.deadlines.exit)
-            return True
-        except DeviceTimeout:
-            return False
-        finally:
-            self._channel.connection.forget(self._inbox)
-            await self._channel.aclose()
 
 
 class Stream:
@@ -337,35 +290,3 @@ class UnitSession:
     def _not_silent(self) -> None:
         if self.unit in self.home.silent:  # each further call would stall everybody's gateway
             raise UnitSilent(f"the {self.unit} unit does not answer; it is being probed")
-
-
-async def open_session(home: Home, unit: str, setup: Mapping[str, Value]) -> UnitSession:
-    """Set up a task of `unit` on a channel of its own and return its session.
-
-    Raises ModelLoadFailed, TaskFull, UnitError, ConnectFailed, ConnectionLost, and LateSetup, which then owns
-    the channel. Cancelled, it forgets the task: the caller's book must know that a setup was under way.
-    """
-    channel = await home.channel()
-    request = Request(home.ids(), unit, "setup", f"{unit}.setup", setup)
-    inbox = channel.connection.listen(request)
-    home.loading.add(unit)
-    try:
-        await channel.connection.send(request)
-        reply = await inbox.get(home.deadlines.setup)
-    except DeviceTimeout as err:
-        raise LateSetup(home, unit, channel, inbox) from err
-    except BaseException:
-        channel.connection.forget(inbox)
-        await channel.aclose()
-        raise
-    finally:
-        home.loading.discard(unit)
-    channel.connection.forget(inbox)
-    if error := failure(unit, reply):
-        await channel.aclose()
-        raise error
-    if reply.work_id in channel.connection.tasks:  # work_ids begin anew only when the gateway does (1.5)
-        channel.connection.lose(ConnectionLost("the module's gateway was restarted"))
-        raise ConnectionLost("the module's gateway was restarted")
-    _LOGGER.debug("%s: set up with %s", reply.work_id, setup.get("model"))
-    return UnitSession(home, channel, reply.work_id)

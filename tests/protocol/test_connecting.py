@@ -17,7 +17,7 @@ from errors import BridgeError, ConnectionLost, DeviceUnavailable
 from simulator import Simulator
 from stackflow.connection import INBOX_LIMIT, Connection
 from stackflow.messages import Request
-from stackflow.session import open_session
+from stackflow.setup import open_session
 from stackflow.transports.memory import memory_pipe
 from stackflow.transports.serial import open_serial
 from tests.protocol.house import (

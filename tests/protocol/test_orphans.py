@@ -15,7 +15,7 @@ import pytest
 
 from simulator import Simulator
 from simulator.probe import Probe
-from stackflow.session import open_session
+from stackflow.setup import open_session
 from state import open_state
 from tests.protocol.house import FAST, SETUP, House, Notes, ask, count, link_to, settled, within
 

@@ -13,7 +13,8 @@ from stackflow.client import Client
 from stackflow.connection import Connection
 from stackflow.encoding import Value
 from stackflow.messages import Request
-from stackflow.session import UnitSession, open_session
+from stackflow.session import UnitSession
+from stackflow.setup import open_session
 from stackflow.transports.memory import memory_pipe
 from tests.protocol.house import MODEL, SETUP, House, count, scripted
 

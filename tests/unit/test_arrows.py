@@ -38,6 +38,7 @@ STACKFLOW = (
         "planning",
         "decisions",
         "ledger",
+        "setup",
         "client",
         "session",
         "link",
