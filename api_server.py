@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from api.app import create_app
+from api.server import Runner
 from bridge import open_bridge
 from config import VERSION, Config, load_config, parse_module_url
 from errors import ConfigError
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(args.config, overrides(args))
     except ConfigError as err:
         for mistake in err.mistakes:
-            print(f"{args.config}: {mistake}", file=sys.stderr)
+            print(mistake, file=sys.stderr)
         return 2
     if args.check:
         print(f"{args.config}: ok")
@@ -104,9 +106,7 @@ async def serve(config: Config) -> int:
     async with AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(open_bridge(config))
         app = create_app(config, bridge.catalog)
-        runner = web.AppRunner(
-            app, handler_cancellation=True, access_log=None, shutdown_timeout=CONNECTIONS_END
-        )
+        runner = Runner(app, shutdown_timeout=CONNECTIONS_END)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         port = await listen(runner, config)
@@ -127,17 +127,21 @@ async def serve(config: Config) -> int:
         await stop.wait()
         notify("STOPPING=1")
         _LOGGER.info("stopping")
+    _LOGGER.info("stopped")
     return 0
 
 
-async def listen(runner: web.AppRunner, config: Config) -> int | None:
+async def listen(runner: Runner, config: Config) -> int | None:
     """Listen on the configured ports; return the first, or None, having said why it cannot be had."""
     first, *others = config.listen
     try:
         await web.TCPSite(runner, config.host, first).start()
     except OSError as err:
         _LOGGER.critical(
-            "cannot listen on %s:%d: %s. Choose another with --port", config.host, first, err.strerror
+            "cannot listen on %s:%d: %s. Choose another with --port",
+            config.host,
+            first,
+            os.strerror(err.errno or 0),
         )
         return None
     for port in others:
@@ -147,7 +151,9 @@ async def listen(runner: web.AppRunner, config: Config) -> int | None:
         try:
             await web.TCPSite(runner, config.host, port).start()
         except OSError as err:
-            _LOGGER.warning("not listening on %s:%d as well: %s", config.host, port, err.strerror)
+            _LOGGER.warning(
+                "not listening on %s:%d as well: %s", config.host, port, os.strerror(err.errno or 0)
+            )
     return first
 
 

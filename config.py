@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import msgspec
 from errors import ConfigError
 
 VERSION = "0.1.0"
+UNITS = ("llm", "vlm", "tts", "melotts", "asr", "whisper")  # the units a bridge sets up, in reclaim order
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -197,14 +199,27 @@ def load_config(
     Raises ConfigError naming every mistake, by its path in the file.
     """
     tree, mistakes = _read_yaml(path), list[str]()
-    tree.update(_from_environment(environ))
-    tree.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    from_environment = _from_environment(environ)
+    given = {key: value for key, value in (overrides or {}).items() if value is not None}
+    tree.update({**from_environment, **given})
     _fill_in(tree)
     config = _build(Config, tree, "", mistakes) or Config()
     mistakes += _cross_checks(config)
     if mistakes:
-        raise ConfigError(mistakes)
+        raise ConfigError([_with_origin(m, path, from_environment, given) for m in mistakes])
     return config
+
+
+def _with_origin(
+    mistake: str, path: Path | None, environment: Mapping[str, Any], given: Mapping[str, Any]
+) -> str:
+    """Say where the setting at fault was made."""
+    setting = re.split(r"[.\[:]", mistake, maxsplit=1)[0]
+    if setting in given:
+        return f"command line: {mistake}"
+    if setting in environment:
+        return f"environment: {mistake}"
+    return f"{path}: {mistake}" if path else mistake
 
 
 def _read_yaml(path: Path | None) -> dict[str, Any]:
@@ -214,8 +229,12 @@ def _read_yaml(path: Path | None) -> dict[str, Any]:
 
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+    except OSError as err:
+        raise ConfigError([f"{path}: {err.strerror}"]) from err
+    except (UnicodeDecodeError, yaml.YAMLError) as err:
         raise ConfigError([f"{path}: {err}"]) from err
+    except RecursionError as err:
+        raise ConfigError([f"{path}: nested too deeply"]) from err
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -240,7 +259,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     if "module" in found:
         found["modules"] = []  # whoever names one means that one
     if keys := environ.get("STACKFLOW_API_KEYS"):
-        found["keys"] = [key.strip() for key in keys.split(",") if key.strip()]
+        found["keys"] = [key.strip() for key in keys.split(",") if key.strip()] or [""]  # "," is a mistake
     if text := environ.get("STATE_DIRECTORY"):  # systemd; a colon separates several
         found["state_dir"] = text.split(":")[0]
     return found
@@ -307,6 +326,9 @@ def _convert(value: Any, hint: Any, where: str, mistakes: list[str]) -> Any:
     if origin is dict and isinstance(value, dict):
         pairs = ((str(k), _convert(v, args[1], f"{where}.{k}", mistakes)) for k, v in value.items())
         return {k: v for k, v in pairs if v is not _FAULTY}
+    if origin is Literal and value not in args:
+        mistakes.append(f"{where}: expected {' or '.join(map(str, args))}, got {_shown(value)}")
+        return _FAULTY
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as err:
@@ -334,6 +356,12 @@ def _cross_checks(config: Config) -> list[str]:
     urls = [m.url for m in config.modules]
     mistakes += [
         f"modules: {_shown(url)} is listed twice" for url in sorted({u for u in urls if urls.count(u) > 1})
+    ]
+    mistakes += [f"unit_limits.{unit}: no such unit" for unit in config.unit_limits if unit not in UNITS]
+    mistakes += [
+        f"keys[{i}].key: white space around it"
+        for i, key in enumerate(config.keys)
+        if key.key != key.key.strip()
     ]
     if not config.listen:
         mistakes.append("listen: at least one port is needed")

@@ -123,9 +123,11 @@ class Source:
 
 def _announce(simulator: Simulator) -> None:
     _LOGGER.warning(
-        "NO MODULE: answers come from the simulator at %s (models: %s). Name a module with --module tcp://HOST:10001",
+        "NO MODULE: answers come from the simulator at %s (%d models, such as %s). "
+        "Name a module with --module tcp://HOST:10001",
         simulator.url,
-        ", ".join(simulator.models) or "none",
+        len(simulator.models),
+        next(iter(simulator.models), "none"),
     )
     for model, reason in simulator.disabled.items():
         _LOGGER.warning("simulator: %s is not available: %s", model, reason)

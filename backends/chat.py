@@ -22,7 +22,7 @@ from backends.base import (
 from backends.budget import Prompt, fit
 from backends.stops import StopCutter
 from backends.templates import template_for
-from backends.tokens import first_tokens, frame_tokens
+from backends.tokens import TOKENS_PER_FRAME, frame_tokens, pieces
 from config import Config, ModelConfig
 from errors import BridgeError, ConnectionLost, DeviceTimeout, TaskGone
 from stackflow.encoding import Value, clean
@@ -173,11 +173,13 @@ class _Choice:
         """Return what the client gets of the next frame's `text`, if it has any."""
         if not text:
             return ""
-        count = frame_tokens(text)
-        if self.tokens + count > self.limit:
-            count = self.limit - self.tokens
-            text = first_tokens(text, count)
-        self.tokens += count
+        room = self.limit - self.tokens
+        if room >= TOKENS_PER_FRAME:
+            self.tokens += frame_tokens(text)
+        else:  # the limit is near: words are counted, and none is cut in two
+            parts = pieces(text)
+            text = "".join(parts[:room])
+            self.tokens += min(len(parts), room)
         shown = self.cutter.feed(text)
         if self.cutter.stopped:
             self.over = True

@@ -38,6 +38,7 @@ _ODD = re.compile(
     "m[bmpsy]|n[cdgknstvy]|p[hlprsty]|r[bcdgklmnprstvy]|s[chklmpstwy]|t[chlrstwy]|vy|w[hnrs]|y[mps])[a-z]"
 )
 _LONGEST_WORD = 16  # letters; longer runs are seldom words
+_CUTS = re.compile(r" ?[A-Za-z0-9_']+| ?[^\sA-Za-z0-9_']|\s+?(?=\s|$)|\s")
 
 
 def estimate(text: str) -> int:
@@ -68,20 +69,11 @@ def _word(word: str) -> int:
     return min(size, usual + len(_RARE.findall(letters)) + len(_ODD.findall(letters)))
 
 
+def pieces(text: str) -> list[str]:
+    """Cut a frame's `text` where tokens usually begin, never inside a word; joined they are the text."""
+    return _CUTS.findall(text)
+
+
 def frame_tokens(text: str) -> int:
     """Return how many tokens a frame is: three, or fewer for a short one, the last of an answer."""
-    return TOKENS_PER_FRAME if len(text) > LONG_FRAME else min(TOKENS_PER_FRAME, max(estimate(text), 1))
-
-
-def first_tokens(text: str, count: int) -> str:
-    """Return roughly the first `count` of the three tokens in a frame's `text`.
-
-    Cut where tokens usually begin. Never empty for a `count` above 0, so that a limit is reached and not
-    passed over.
-    """
-    if count >= TOKENS_PER_FRAME:
-        return text
-    starts = [match.start() for match in re.finditer(r"\s?[^\s]+|\s+", text)]
-    if len(starts) != TOKENS_PER_FRAME:
-        starts = [-(-len(text) * i // TOKENS_PER_FRAME) for i in range(TOKENS_PER_FRAME)]
-    return text[: starts[count]]
+    return TOKENS_PER_FRAME if len(text) > LONG_FRAME else min(TOKENS_PER_FRAME, len(pieces(text)))

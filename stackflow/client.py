@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from async_timeout import timeout
 
-from config import Deadlines
+from config import UNITS, Deadlines
 from errors import BridgeError, ConnectionLost, DeviceTimeout, ProtocolError, UnitError, UnitSilent
 from stackflow.link import Channel, Link
-from stackflow.messages import UNITS, Reply, Request, RequestIds, failure
+from stackflow.messages import Reply, Request, RequestIds, failure
 from stackflow.units import InstalledModel, installed_model
 from state import State
 

@@ -49,6 +49,8 @@ class Session:
     last_used: float
     phase: Phase = Phase.LOADING
     keep_until: float = 0.0
+    client: str = ""  # who leased it last
+    used_by_others: float = -FOREVER  # when somebody else than that client last did
     used: bool = False  # was leased since it was loaded
     condemned: bool = False  # to be exited whatever happens
     unwanted: bool = False  # loaded for somebody who left: the first victim

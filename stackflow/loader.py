@@ -189,7 +189,13 @@ class Loader:
                 raise
             # systemd brings a crashed unit back in about 1 s, and nobody says when it did.
             await asyncio.sleep(UNIT_RESTARTS)
-            session = await open_session(self._client, unit, setup)
+            try:
+                session = await open_session(self._client, unit, setup)
+            except UnitError as again:
+                if again.code != -9:
+                    raise
+                await self._state.remove_task(book, unit, "")
+                raise DeviceUnavailable(str(again)) from again
         await self._state.add_task(book, unit, session.work_id)
         await self._state.remove_task(book, unit, "")
         return session

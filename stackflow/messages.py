@@ -12,7 +12,6 @@ import msgspec
 from errors import ModelLoadFailed, TaskFull, TaskGone, UnitError
 from stackflow.encoding import Value, encoded, quoted
 
-UNITS = ("llm", "vlm", "tts", "melotts", "asr", "whisper")  # the units a bridge sets up, in reclaim order
 URGENT = frozenset({"pause"})  # may pass payloads that wait for the pipe; so may every `sys` action
 
 

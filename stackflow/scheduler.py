@@ -9,8 +9,8 @@ waiter, in the order of `_order`:
     longer than loading, only into free room, and one at a time on a module.
  4. Free room (memory, unit limit, pool size, number of models): load.
  5. No room: victims among idle sessions, all chosen first: expired, then lowest value; held ones only for a
-    waiter past the fairness limit. A session used within the last max(30 s, 3 x its load) is spared until
-    then.
+    waiter past the fairness limit. A session that another client used within the last max(30 s, 3 x its
+    load) is spared until then.
  6. Past the limit, the oldest waiter of the highest priority fences its victims on a module: idle ones
     leave at once, busy ones get no new lease. While a fence stands only older waiters past the limit may
     load there.
@@ -40,6 +40,7 @@ from stackflow.planning import Plan, make_room, victim_value
 LOW_PRIORITY_WAIT = 60.0  # seconds; after it a low-priority waiter takes turns as a normal one
 FAILED_LOAD_REST = 30.0  # seconds a failed load answers from memory, doubling
 FAILED_LOAD_REST_MOST = 600.0
+ABSENT_REST = 2.0
 TURN_GUESS = 10.0  # seconds; length of a turn before any was measured
 CLIENTS_REMEMBERED = 1024  # whose last turn is known, for taking turns
 LOADS_PER_GUARD = 3  # load times a used session is spared, at least
@@ -238,7 +239,7 @@ class Scheduler:
         times = [s.keep_until for s in idle]
         for waiter in self.ledger.waiters.values():
             times += [waiter.deadline, waiter.since + self.rules.fairness, waiter.since + LOW_PRIORITY_WAIT]
-            times += [s.last_used + self._guard(s) for s in idle]
+            times += [self._spared_until(s, waiter) for s in idle]
             times += [f.until for (_, model), f in self._failed.items() if model == waiter.signature.model]
             if waiter.stranded_at is not None:
                 times.append(waiter.stranded_at + self.rules.stranded)
@@ -385,6 +386,10 @@ class Scheduler:
         session.promised, session.unwanted = None, False
         if not session.used:  # its requests say from here on how long it may idle
             session.keep_until, session.used = 0.0, True
+        if session.client != waiter.client:
+            if session.client:
+                session.used_by_others = session.last_used
+            session.client = waiter.client
         self._count_lease(waiter.client)
         del self.ledger.waiters[waiter.id]
         self._begun.add(waiter.id)
@@ -444,7 +449,7 @@ class Scheduler:
             return False
         if session.phase is Phase.HELD:
             return overdue and session.holder != waiter.id
-        spared = now < session.last_used + self._guard(session)
+        spared = now < self._spared_until(session, waiter)
         return session.idle and (session.expired(now) or overdue or pressed or not spared)
 
     def _retry(self, waiter: Waiter, module: str, now: float, same_unit: bool) -> bool:
@@ -552,6 +557,8 @@ class Scheduler:
         key = (session.module, session.signature.model)
         previous = self._failed.get(key)
         rest = min(previous.rest * 2, FAILED_LOAD_REST_MOST) if previous else FAILED_LOAD_REST
+        if isinstance(error, DeviceUnavailable) and not isinstance(error, UnitSilent):
+            rest = ABSENT_REST  # a unit that restarts is back in seconds; a silent one is probed
         self._failed[key] = _FailedLoad(session.signature.unit, error, now + rest, rest)
 
     def _failure(self, module: str, model: str, now: float) -> _FailedLoad | None:
@@ -572,6 +579,15 @@ class Scheduler:
 
     def _is_low(self, waiter: Waiter, now: float) -> bool:
         return waiter.low and now < waiter.since + LOW_PRIORITY_WAIT
+
+    def _spared_until(self, session: Session, waiter: Waiter) -> float:
+        """When this waiter may have a used session evicted.
+
+        The guard is against clients that take a model from each other in turns: against the only one that
+        used the session lately it would protect nobody.
+        """
+        alone = session.client == waiter.client
+        return (session.used_by_others if alone else session.last_used) + self._guard(session)
 
     def _guard(self, session: Session) -> float:
         return max(self.rules.storm_guard, LOADS_PER_GUARD * session.load_seconds)

@@ -81,16 +81,16 @@ class AnswerChunks(Answer):
     def __init__(self, shape: Shape, call: Call, fingerprint: str, progress: Progress) -> None:
         super().__init__(shape, call, fingerprint, progress)
         self._head["object"] = shape.chunk_object
-        frames = [self._event([shape.delta(index, _HOLE)]).split(b"\0") for index in range(call.chat.n)]
-        self._before = [before for before, _ in frames]
-        self._after = frames[0][1]
+        self._around = [  # what stands before and after the text of each choice
+            tuple(self._event([shape.delta(index, _HOLE)]).split(b"\0")) for index in range(call.chat.n)
+        ]
 
     def opening(self) -> bytes:
         """Return the first chunk of each choice."""
         opening, echo = self._shape.opening, self._call.echo
         sent = [self._event([opening(i)]) for i in range(self._call.chat.n)] if opening is not None else []
         if echo:
-            sent += [before + json_text(echo) + self._after for before in self._before]
+            sent += [before + json_text(echo) + after for before, after in self._around]
         return b"".join(sent)
 
     def chunk(self, event: ChatEvent) -> bytes:
@@ -98,7 +98,8 @@ class AnswerChunks(Answer):
         if type(event) is TextDelta:
             text = event.text
             data = _encode(text) if text.isascii() else json_text(text)
-            return self._before[event.index] + data + self._after
+            before, after = self._around[event.index]
+            return before + data + after
         self.note(event)
         if isinstance(event, Done):
             return self._event([self._shape.last(event.index, event.finish_reason)])

@@ -40,7 +40,7 @@ class CommonBody(msgspec.Struct, kw_only=True):
 
     model: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MODEL_NAME)]
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, msgspec.Meta(ge=1, le=1000)] | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] | None = None
     frequency_penalty: float | None = None

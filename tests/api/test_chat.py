@@ -101,6 +101,23 @@ async def test_several_choices_share_a_prompt_and_keep_apart(
     assert backend.asked[0].n == 2
 
 
+async def test_each_choice_of_a_streamed_completion_carries_its_own_index(
+    client: Client, backend: ScriptedBackend
+) -> None:
+    backend.steps = [
+        STARTED,
+        TextDelta("a"),
+        Done("stop", Usage(7, 1)),
+        TextDelta("b", 1),
+        Done("stop", Usage(7, 1), 1),
+    ]
+    body = {"model": "qwen", "prompt": "p", "n": 2, "stream": True, "echo": True}
+    text = await (await client.post("/v1/completions", json=body)).text()
+    choices = [event["choices"][0] for event in events_of(text)[:-1]]
+    said = [(choice["index"], choice["text"]) for choice in choices if choice["text"]]
+    assert said == [(0, "p"), (1, "p"), (0, "a"), (1, "b")]
+
+
 async def test_backend_is_asked_for_what_the_body_says(client: Client, backend: ScriptedBackend) -> None:
     body = {
         "model": "team/qwen:small",

@@ -54,7 +54,7 @@ def message(**fields: Any) -> list[dict[str, Any]]:
         ({"temperature": -0.1}, "temperature"),
         ({"temperature": "1"}, "temperature"),
         ({"temperature": True}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
         ({"top_k": 0}, "top_k"),
         ({"repetition_penalty": 0}, "repetition_penalty"),

@@ -32,7 +32,7 @@ def load(tmp_path: Path, text: str, environ: dict[str, str] | None = None, **ove
 def mistakes(tmp_path: Path, text: str, environ: dict[str, str] | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text, environ)
-    return caught.value.mistakes
+    return [mistake.removeprefix(f"{tmp_path / 'config.yaml'}: ") for mistake in caught.value.mistakes]
 
 
 # --- the shipped file
@@ -175,6 +175,28 @@ mdns: maybe
     assert any("listed twice" in m for m in found)
 
 
+def test_a_mistake_says_where_it_was_made(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "", {"STACKFLOW_MODULE": "nowhere"})[0].startswith("environment: module: ")
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, {"listen": [70_000]}, {})
+    assert caught.value.mistakes[0].startswith("command line: listen[0]: ")
+
+
+def test_keys_from_the_environment_never_open_the_server(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "keys: [secret]", {"STACKFLOW_API_KEYS": ","}) == [
+        "environment: keys[0].key: empty"
+    ]
+    assert mistakes(tmp_path, "keys: ['secret ']") == ["keys[0].key: white space around it"]
+
+
+def test_what_nobody_could_have_meant_is_named(tmp_path: Path) -> None:
+    assert mistakes(tmp_path, "unit_limits: {lmm: 1}") == ["unit_limits.lmm: no such unit"]
+    assert mistakes(tmp_path, "log_level: loud")[0].startswith("log_level: expected debug or info or warning")
+    assert mistakes(tmp_path, "a: " + "[" * 5000) == ["nested too deeply"]
+    same = "modules: [{name: a, url: 'tcp://h'}, {name: b, url: 'tcp://h'}]"
+    assert mistakes(tmp_path, same) == ["modules: 'tcp://h' is listed twice"]
+
+
 def test_two_modules_may_not_share_a_name(tmp_path: Path) -> None:
     assert mistakes(tmp_path, "modules: [{name: a, url: simulator}, {name: a, url: auto}]") == [
         "modules: the name 'a' is used twice"
@@ -185,8 +207,8 @@ def test_two_modules_may_not_share_a_name(tmp_path: Path) -> None:
     "text", ["- a\n- b", "just words", "a: [", "\x00", "key: !!python/object:os.system x"]
 )
 def test_a_file_that_is_no_settings_is_named(tmp_path: Path, text: str) -> None:
-    (mistake,) = mistakes(tmp_path, text)
-    assert "config.yaml" in mistake
+    with pytest.raises(ConfigError, match=r"config\.yaml: "):
+        load(tmp_path, text, None)
 
 
 def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:

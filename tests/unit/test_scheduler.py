@@ -322,6 +322,28 @@ def test_a_session_used_just_now_is_spared_until_its_guard_ends() -> None:
     assert world.at(15.0) == [f"load Y as 2 for {session}"]
 
 
+def test_a_client_alone_takes_its_own_idle_session_at_once() -> None:
+    world = World(limit=1)
+    session = world.give("a", "X", client="one")
+    world.release(session)
+    assert world.want("b", "Y", client="one") == [f"load Y as 2 for {session}"]
+
+
+def test_a_client_waits_for_what_another_used_lately_or_wants_now() -> None:
+    world = World(limit=1, storm_guard=10.0)
+    session = world.give("a", "X", client="one", load_seconds=5.0)
+    world.release(session)
+    world.want("b", "X", client="two")
+    world.release(session)
+    world.now = 1.0
+    assert world.want("c", "Y", client="two") == []  # `one` may still be at it
+    world.want("d", "X", client="two")
+    assert world.phase(session) is Phase.LEASED
+    world.release(session)
+    assert world.at(14.9) == []
+    assert world.at(15.0) == [f"load Y as 2 for {session}"]
+
+
 def test_past_the_fairness_limit_no_guard_holds() -> None:
     world = World(limit=1, storm_guard=1000.0)
     session = world.idle("X")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.tokens import LONGEST_COUNTED, estimate, first_tokens
+from backends.tokens import LONGEST_COUNTED, estimate, frame_tokens, pieces
 
 COUNTS = [  # text, true tokens by the vocabularies of Qwen 3, Llama 3 and SmolLM2
     ("The quick brown fox jumps over the lazy dog.", (10, 10, 10)),
@@ -59,13 +59,15 @@ def test_what_is_far_too_long_is_extrapolated() -> None:
     assert estimate(" " * 10_000_000) > 1023
 
 
-@given(st.text(min_size=1, max_size=12), st.integers(1, 2))
-def test_a_frame_is_cut_to_a_beginning_that_is_never_empty(text: str, count: int) -> None:
-    shown = first_tokens(text, count)
-    assert text.startswith(shown)
-    assert shown
-    assert len(first_tokens(text, 1)) <= len(first_tokens(text, 2))
+@given(st.text(max_size=12))
+def test_the_pieces_of_a_frame_join_to_its_text(text: str) -> None:
+    assert "".join(pieces(text)) == text
+    assert all(pieces(text))
+    assert (0 < frame_tokens(text) <= 3) == bool(text)
 
 
-def test_a_frame_is_cut_where_its_words_begin() -> None:
-    assert [first_tokens("How are you", n) for n in (1, 2, 3)] == ["How", "How are", "How are you"]
+def test_a_frame_is_cut_where_its_words_begin_and_never_inside_one() -> None:
+    assert pieces("How are you") == ["How", " are", " you"]
+    assert pieces(" w59") == [" w59"]
+    assert pieces("今天 ok.") == ["今", "天", " ok", "."]
+    assert [frame_tokens(t) for t in ("Yes", " w59", "12", "no.", "w1 w2 w3")] == [1, 1, 1, 2, 3]
