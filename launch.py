@@ -8,7 +8,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -166,7 +166,8 @@ class Simulator:
             async with timeout(SIMULATOR_READY):
                 return cls(process, json.loads(await reader.readline()))
         except (asyncio.TimeoutError, ValueError, KeyError) as err:
-            process.kill()
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                process.kill()
             await process.wait()
             raise ConnectFailed("the simulator did not start; `python -m simulator` says why") from err
 
@@ -179,7 +180,8 @@ class Simulator:
         """End the process, by force if it takes too long."""
         if self.ended:
             return
-        self._process.send_signal(signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGTERM)
         try:
             async with timeout(SIMULATOR_STOP):
                 await self._process.wait()
