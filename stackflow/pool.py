@@ -19,13 +19,12 @@ from stackflow.loader import Learned, Loaded, Loader, Shelf
 from stackflow.scheduler import Scheduler
 from stackflow.session import UnitSession
 from stackflow.ticket import Place, Ticket, Want
-from stackflow.units import InstalledModel
+from stackflow.units import UNKNOWN_KIB, InstalledModel
 from state import State
 
 _LOGGER = logging.getLogger(__name__)
 
 SHUTDOWN_EXITS = 10.0  # seconds for exiting our tasks at the end
-UNKNOWN_KIB = 120_000  # for a model whose memory nobody states
 
 
 class Pool:

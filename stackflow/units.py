@@ -45,7 +45,7 @@ _MEMORY_BY_NAME = (  # KiB; stackflow-protocol 7.1
 _OTHER_LANGUAGE_MODEL_KIB = 1_363_148
 _READING_KIB_PER_SECOND = 51_200  # labelled assumption: eMMC at 50 MiB/s
 _TOKENIZER_SECONDS = 5.0  # fixed sleep after starting an http tokenizer (5.1)
-_UNKNOWN_KIB = 120_000
+UNKNOWN_KIB = 120_000  # for a model whose memory nobody states
 
 
 def unit_of(mode: str, kind: str) -> str:
@@ -113,7 +113,7 @@ def _memory_guess(name: str, unit: str) -> int | None:
 
 def _load_guess(memory: int | None, params: dict[str, Any]) -> float:
     tokenizer = str(params.get("filename_tokenizer_model", "")).startswith("http")
-    return (_TOKENIZER_SECONDS if tokenizer else 0.0) + (memory or _UNKNOWN_KIB) / _READING_KIB_PER_SECOND
+    return (_TOKENIZER_SECONDS if tokenizer else 0.0) + (memory or UNKNOWN_KIB) / _READING_KIB_PER_SECOND
 
 
 def _whole(value: Any) -> int | None:
